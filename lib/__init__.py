@@ -1,0 +1,1 @@
+"""Random erasing against model inversion: dataset -> target -> prior -> attack -> evaluation -> features -> results."""

@@ -1,0 +1,10 @@
+"""Model-inversion attacks, one per file: ``invert(target, prior, labels, *, budget, seed, ...)``.
+
+A module of this package with ``NAME``, ``Budget`` and ``invert`` is an attack; :func:`get` finds it by name.
+The stages they share (candidate search, optimisation, selection) are modules of their own.
+"""
+
+from lib.attacks.interface import Budget, Reconstructions
+from lib.attacks.registry import Attack, get, names
+
+__all__ = ["Attack", "Budget", "Reconstructions", "get", "names"]

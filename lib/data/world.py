@@ -1,0 +1,106 @@
+"""A world: everything decoded and cut for one setup, as one stage of the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from lib import store
+from lib.data.images import Images
+from lib.data.sources import SOURCES
+from lib.data.splits import choose_people, cut_by_name, hold_out, split_photos
+from lib.errors import UserError
+from lib.setups import DataConfig, Setup, SourceConfig
+from lib.store import Stage
+
+
+@dataclass(frozen=True)
+class World:
+    """The photos of a setup. Private sets share one labelling; the helper sets have their own.
+
+    Attributes:
+        train, validation, test: private photos. Every choice is made on validation, test is touched once.
+        public: what priors are trained on. public_held_out: public photos no prior saw.
+        near_public, verifier, pretraining: people disjoint from the private ones and from each other.
+    """
+
+    train: Images
+    validation: Images
+    test: Images
+    public: Images
+    public_held_out: Images
+    near_public: Images | None = None
+    verifier: Images | None = None
+    pretraining: Images | None = None
+
+
+def data_stage(setup: Setup) -> Stage:
+    params = {"setup": setup.name, "size": setup.image_size, **store.essentials(setup.data)}
+    return Stage("data", f"{setup.name} photos", params, version=1)
+
+
+def load_world(setup: Setup) -> World:
+    """Decode (once) and load the photos of ``setup``."""
+    artifact = store.get(data_stage(setup), lambda _: _make(setup))
+    sets = {}
+    for field in fields(World):
+        if f"{field.name}.pixels" in artifact.tensors:
+            text = artifact.meta["sets"][field.name]
+            sets[field.name] = Images(
+                artifact.tensors[f"{field.name}.pixels"],
+                artifact.tensors[f"{field.name}.labels"],
+                text["names"],
+                text["files"],
+            )
+    return World(**sets)
+
+
+def _make(setup: Setup) -> tuple[dict[str, torch.Tensor], dict]:
+    config, size = setup.data, setup.image_size
+    photos = _read(config.private, size)
+    private, others = _private_and_others(photos, config)
+    sets = split_photos(private, validation=config.validation, test=config.test, seed=config.split_seed)
+    helpers = cut_by_name(others, config.others, seed=config.split_seed)
+    if config.public.source == "near_public":
+        public = helpers.pop("near_public")
+    elif config.public.source == config.private.source and config.public.classes:
+        public = photos.take(torch.isin(photos.labels, torch.tensor(config.public.classes))).relabelled()
+    else:
+        public = _read(config.public, size)
+    if config.verifier_share:  # no other people exist: keep some public photos from every prior
+        public, helpers["verifier"] = hold_out(public, config.verifier_share, seed=config.split_seed + 1)
+    sets["public"], sets["public_held_out"] = hold_out(
+        public, config.public_held_out, seed=config.split_seed
+    )
+    sets |= helpers
+    tensors = {name: tensor for key, images in sets.items() for name, tensor in images.tensors(key).items()}
+    meta = {
+        "sets": {key: images.text() for key, images in sets.items()},
+        "counts": {key: [len(images), len(images.names)] for key, images in sets.items()},
+    }
+    return tensors, meta
+
+
+def _private_and_others(photos: Images, config: DataConfig) -> tuple[Images, Images]:
+    if config.private.classes:
+        chosen = torch.isin(photos.labels, torch.tensor(config.private.classes))
+        return photos.take(chosen).relabelled(), photos.take(~chosen)
+    return choose_people(
+        photos,
+        min_images=config.private.min_images,
+        max_images=config.private.max_images,
+        seed=config.split_seed,
+    )
+
+
+def _read(source: SourceConfig, size: int) -> Images:
+    if source.source not in SOURCES:
+        raise UserError(f"data source {source.source!r} is unknown; expected one of {', '.join(sorted(SOURCES))}")
+    options = {"crop": source.crop} if source.crop else {}
+    if source.source == "folder":
+        if not source.path:
+            raise UserError("data source 'folder' needs a path: root/<identity>/*.jpg")
+        options["path"] = Path(source.path).expanduser()
+    return SOURCES[source.source](size, **options)

@@ -1,0 +1,18 @@
+"""NoDef control: stop early, with the schedule of the whole run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lib.defences._checks import fraction
+from lib.training.interface import Defence, Recipe
+
+
+class EarlyStopping(Defence):
+    """``early(part)``: end training after this fraction, in (0, 1), of an otherwise unchanged schedule."""
+
+    def __init__(self, part: float) -> None:
+        self.part = fraction("early", part)
+
+    def plan(self, recipe: Recipe) -> Recipe:
+        return dataclasses.replace(recipe, stop=recipe.stop * self.part)

@@ -1,0 +1,7 @@
+"""NoDef: plain training, the reference point of every comparison."""
+
+from lib.training.interface import Defence
+
+
+class NoDefence(Defence):
+    """``none``: every member is the identity."""

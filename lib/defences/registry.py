@@ -1,0 +1,120 @@
+"""Finds the defences in this package and builds them from their names."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
+from typing import Any
+
+import lib.defences
+from lib.defences.names import Overrides, Term, canonical, constants, parse, spell
+from lib.errors import UserError
+from lib.training.interface import Defence
+
+_NOT_DEFENCES = ("names", "registry")
+
+
+def names() -> list[str]:
+    """The defences there are: the modules of this package, sorted; helpers start with an underscore."""
+    found = (module.name for module in pkgutil.iter_modules(lib.defences.__path__))
+    return sorted(name for name in found if name not in _NOT_DEFENCES and not name.startswith("_"))
+
+
+def defence_class(name: str) -> type[Defence]:
+    """The class that the file ``<name>.py`` defines.
+
+    Raises:
+        UserError: if there is no such file; the message lists those there are.
+        TypeError: if the file does not define exactly one defence (a defect of that file).
+    """
+    if name not in names():
+        raise UserError(f"defence {name!r}: expected one of {', '.join(names())}; check the spelling")
+    module = importlib.import_module(f"lib.defences.{name}")
+    found = [
+        member
+        for member in vars(module).values()
+        if inspect.isclass(member) and issubclass(member, Defence) and member.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise TypeError(f"{module.__name__} must define exactly one Defence, it defines {len(found)}")
+    return found[0]
+
+
+def build(text: str, overrides: Overrides | None = None) -> list[Defence]:
+    """Make the defences of a composition, in order.
+
+    Args:
+        text: any spelling, such as ``re(0.1,0.4)+fe(0.5)``.
+        overrides: constants that a setup changes, by defence: ``{"re": {"value": "black"}}``.
+
+    Returns:
+        new defences, each with its canonical ``name``.
+
+    Raises:
+        UserError: for text that cannot be read, unknown defences, values or constants, and compositions
+            that have no meaning: a defence twice, ``none`` with others, two criteria.
+    """
+    for name, changes in (overrides or {}).items():
+        known = _keywords(defence_class(name))
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise UserError(
+                f"constants of {name}: expected some of {', '.join(known) or 'none'}, "
+                f"got {', '.join(unknown)}; correct the setup"
+            )
+    terms = parse(text)
+    classes = [defence_class(term.name) for term in terms]
+    _check_terms(text, terms)
+    defences = [_make(cls, term, overrides or {}) for cls, term in zip(classes, terms, strict=True)]
+    _check_criteria(text, defences)
+    return defences
+
+
+def _keywords(cls: type[Defence]) -> list[str]:
+    parameters = inspect.signature(cls).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _usage(name: str, cls: type[Defence]) -> str:
+    parameters = inspect.signature(cls).parameters.values()
+    shown = [p.name if p.kind is not p.KEYWORD_ONLY else f"{p.name}=..." for p in parameters]
+    return f"{name}({','.join(shown)})" if shown else name
+
+
+def _make(cls: type[Defence], term: Term, overrides: Overrides) -> Defence:
+    settings: dict[str, Any] = {**constants(term.name), **overrides.get(term.name, {}), **term.kwargs}
+    unknown = set(term.kwargs) - set(_keywords(cls))
+    try:
+        inspect.signature(cls).bind(*term.args, **settings)
+    except TypeError:
+        unknown = unknown or {""}
+    if unknown:
+        raise UserError(
+            f"defence {term.name}: expected {_usage(term.name, cls)}, got {spell([term])}; "
+            "values without a default come first, in this order, the others as keywords"
+        )
+    defence = cls(*term.args, **settings)
+    defence.name = canonical(spell([term]), overrides)
+    return defence
+
+
+def _check_terms(text: str, terms: Sequence[Term]) -> None:
+    used = [term.name for term in terms]
+    repeated = sorted({name for name in used if used.count(name) > 1})
+    if repeated:
+        raise UserError(
+            f"defence {text!r}: expected each defence once, got {', '.join(repeated)} twice; drop one"
+        )
+    if "none" in used and len(used) > 1:
+        raise UserError(f"defence {text!r}: expected none to stand alone, got others with it; leave none out")
+
+
+def _check_criteria(text: str, defences: Sequence[Defence]) -> None:
+    owners = [defence.name for defence in defences if defence.criterion is not None]
+    if len(owners) > 1:
+        raise UserError(
+            f"defence {text!r}: expected at most one defence that replaces the classification loss, got "
+            f"{' and '.join(owners)}; two losses cannot both stand in its place, drop one"
+        )

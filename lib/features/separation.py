@@ -1,0 +1,160 @@
+"""Do the private classes stay separated? Class means from training images, scores on held-out clean ones.
+
+All measures are free of the feature scale. Raw separation grows with training length: compare models at
+matched training accuracy too.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import cdist, pdist
+from sklearn.metrics import silhouette_samples
+
+from lib.errors import UserError
+
+
+def class_means(features: np.ndarray, identity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted identities (K,) and their mean features (K, d) from features (N, d)."""
+    classes, index, counts = np.unique(identity, return_inverse=True, return_counts=True)
+    means = np.zeros((len(classes), np.shape(features)[1]))
+    np.add.at(means, index, np.asarray(features, dtype=np.float64))
+    return classes, means / counts[:, None]
+
+
+def _rows(identity: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Index of each identity in the sorted classes."""
+    index = np.searchsorted(classes, identity)
+    if len(classes) < 2:
+        raise UserError(f"expected at least 2 classes, got {len(classes)}; separation needs a rival")
+    if (index >= len(classes)).any() or (classes[np.minimum(index, len(classes) - 1)] != identity).any():
+        raise UserError("expected held-out identities among the training ones, got a new one; align the sets")
+    return index
+
+
+def silhouette(features: np.ndarray, identity: np.ndarray, *, metric: str = "euclidean") -> np.ndarray:
+    """Silhouette (b - a) / max(a, b) of each row in [-1, 1], up is better: (N,). Low for many classes."""
+    return silhouette_samples(np.asarray(features, dtype=np.float64), identity, metric=metric)
+
+
+def davies_bouldin(features: np.ndarray, identity: np.ndarray) -> np.ndarray:
+    """max over l of (s_k + s_l) / ||mu_k - mu_l|| for each identity (K,), down is better; the mean is the
+    index."""
+    classes, means = class_means(features, identity)
+    index = _rows(np.asarray(identity), classes)
+    spread = np.bincount(index, np.linalg.norm(features - means[index], axis=1)) / np.bincount(index)
+    between = cdist(means, means)
+    np.fill_diagonal(between, np.inf)
+    return ((spread[:, None] + spread) / between).max(1)
+
+
+def fisher_ratio(features: np.ndarray, identity: np.ndarray) -> np.ndarray:
+    """||mu_k - mu||^2 / tr S_w for each identity (K,), up is better; the mean is tr S_b / tr S_w.
+
+    Classes weigh equally; S_w is the mean of the unbiased class covariances, so each class needs 2 rows on
+    average.
+    """
+    classes, means = class_means(features, identity)
+    index = _rows(np.asarray(identity), classes)
+    squares = np.bincount(index, ((features - means[index]) ** 2).sum(1))
+    counts = np.bincount(index)
+    if (counts < 2).all():
+        raise UserError("expected at least 2 rows in some class, got 1 in each; use more held-out images")
+    within = (squares[counts > 1] / (counts[counts > 1] - 1)).mean()
+    return ((means - means.mean(0)) ** 2).sum(1) / within
+
+
+def ncm_margin(
+    features: np.ndarray, identity: np.ndarray, *, classes: np.ndarray, means: np.ndarray
+) -> np.ndarray:
+    """(min over l != y of ||f - mu_l|| - ||f - mu_y||) / mean distance between means, for each row: (N,).
+
+    Positive where the nearest class mean is the right one.
+    """
+    index = _rows(np.asarray(identity), classes)
+    distance = cdist(np.asarray(features, dtype=np.float64), means)
+    rows = np.arange(len(index))
+    own = distance[rows, index]
+    distance[rows, index] = np.inf
+    return (distance.min(1) - own) / pdist(means).mean()
+
+
+def ncm_accuracy(
+    features: np.ndarray, identity: np.ndarray, *, classes: np.ndarray, means: np.ndarray
+) -> float:
+    """Share of rows whose nearest class mean is their own."""
+    return float((ncm_margin(features, identity, classes=classes, means=means) > 0).mean())
+
+
+def logit_margin(logits: np.ndarray, labels: np.ndarray, *, weight: np.ndarray) -> np.ndarray:
+    """Signed distance in feature space to the boundary of the own class region, for each row: (N,).
+
+    min over l != y of (z_y - z_l) / ||w_y - w_l|| with logits (N, C), labels (N,) and the head's weight (C,
+    d): positive where the classifier is right. In feature units; divide by the mean distance between class
+    means to compare two networks.
+    """
+    logits, weight = np.asarray(logits, dtype=np.float64), np.asarray(weight, dtype=np.float64)
+    labels = np.asarray(labels)
+    if logits.shape[1] != len(weight) or labels.min() < 0 or labels.max() >= len(weight):
+        raise UserError(
+            f"expected logits, labels and weight of one head, got {logits.shape[1]} logits, labels up to "
+            f"{labels.max()} and {len(weight)} weight rows; take them from one classifier"
+        )
+    rows = np.arange(len(labels))
+    gap = logits[rows, labels][:, None] - logits
+    with np.errstate(invalid="ignore", divide="ignore"):
+        distance = gap / cdist(weight, weight)[labels]
+    distance[rows, labels] = np.inf
+    return distance.min(1)
+
+
+def neighbour_ratio(
+    features: np.ndarray, identity: np.ndarray, *, references: np.ndarray, reference_identity: np.ndarray
+) -> np.ndarray:
+    """Distance to the nearest reference of the same class / of another class, for each row: (N,). Below 1 is
+    good.
+
+    Features (N, d) held out, references (M, d) private training features.
+    """
+    _rows(np.asarray(identity), np.unique(reference_identity))
+    distance = cdist(np.asarray(features, dtype=np.float64), np.asarray(references, dtype=np.float64))
+    same = np.asarray(identity)[:, None] == np.asarray(reference_identity)[None]
+    intra = np.where(same, distance, np.inf).min(1)
+    return intra / np.where(same, np.inf, distance).min(1)
+
+
+def separation_table(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    *,
+    defence: str,
+    logits: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """All separation measures of one model per identity: columns identity, defence, measure, value.
+
+    ``train`` and ``test`` are (features, identity). With the logits of the test rows and the head's
+    ``weight`` also ``logit_margin``, in units of the mean distance between class means. The mean over
+    identities is the measure.
+    """
+    features, identity = np.asarray(test[0], dtype=np.float64), np.asarray(test[1])
+    classes, means = class_means(*train)
+    per_row = {
+        "silhouette": silhouette(features, identity),
+        "ncm_margin": ncm_margin(features, identity, classes=classes, means=means),
+        "neighbour_ratio": neighbour_ratio(
+            features, identity, references=train[0], reference_identity=train[1]
+        ),
+    }
+    per_row["ncm_accuracy"] = (per_row["ncm_margin"] > 0).astype(float)
+    if logits is not None and weight is not None:
+        per_row["logit_margin"] = logit_margin(logits, identity, weight=weight) / pdist(means).mean()
+    shown, index, counts = np.unique(identity, return_inverse=True, return_counts=True)
+    per_identity = {name: np.bincount(index, values) / counts for name, values in per_row.items()}
+    per_identity["davies_bouldin"] = davies_bouldin(features, identity)
+    per_identity["fisher_ratio"] = fisher_ratio(features, identity)
+    return pd.concat(
+        [
+            pd.DataFrame({"identity": shown, "defence": defence, "measure": name, "value": values})
+            for name, values in per_identity.items()
+        ],
+        ignore_index=True,
+    )

@@ -1,0 +1,13 @@
+"""Networks behind one door: images in [0,1] in, penultimate features and logits out."""
+
+from lib.models.classifier import Classifier, build_classifier, classifier_from, load_weights
+from lib.models.external import ExternalClassifier, load_external
+
+__all__ = [
+    "Classifier",
+    "ExternalClassifier",
+    "build_classifier",
+    "classifier_from",
+    "load_external",
+    "load_weights",
+]

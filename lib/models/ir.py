@@ -1,0 +1,74 @@
+"""Face-recognition network with improved residual units (the "IR" bodies of face.evoLVe, here shallow).
+
+Unlike the target it normalises before its convolutions, uses PReLU, keeps the spatial layout up to a
+fully connected embedding and has no global pooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Unit(nn.Module):
+    """BN -> conv -> PReLU -> conv (stride) -> BN, plus a strided shortcut; no activation after the sum."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.MaxPool2d(1, stride)
+        if inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.residual(x) + self.shortcut(x)
+
+
+class ImprovedResidual(nn.Module):
+    """(B,3,S,S) -> (B,feature_size), batch-normalised without affine.
+
+    Args:
+        widths: channels of the stages; every stage starts with stride 2.
+        units: residual units per stage. dropout: before the embedding.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 64, 128, 256),
+        units: Sequence[int] = (1, 2, 2, 2),
+        feature_size: int = 256,
+        image_size: int = 64,
+        dropout: float = 0.4,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, widths[0], 3, 1, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.PReLU(widths[0]),
+        ]
+        inputs = widths[0]
+        for width, count in zip(widths, units, strict=True):
+            for number in range(count):
+                layers.append(Unit(inputs, width, 2 if number == 0 else 1))
+                inputs = width
+        side = image_size // 2 ** len(widths)
+        self.body = nn.Sequential(*layers, nn.BatchNorm2d(inputs))
+        self.embed = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Flatten(),
+            nn.Linear(inputs * side * side, feature_size, bias=False),
+            nn.BatchNorm1d(feature_size, affine=False),
+        )
+        self.feature_size = feature_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embed(self.body(x))

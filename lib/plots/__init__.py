@@ -1,0 +1,45 @@
+"""Figures: functions take data and ``ax=None`` or lay out a figure themselves, and return what they drew on.
+
+Titles come from the caller, who states the finding. Colours, markers and order are fixed once in ``style``.
+"""
+
+from lib.plots.erasing import erasing_gallery, exposure_against_error, exposure_maps
+from lib.plots.faces import contact_sheet, mean_faces, sample_sheet, side_by_side
+from lib.plots.features import (
+    class_map,
+    difference_plot,
+    distance_distributions,
+    pca_panels,
+    separation_plot,
+    tsne_panels,
+)
+from lib.plots.style import label, order, percent_axis, set_styles, styles, theme
+from lib.plots.tradeoff import attack_bars, budget_curve, tradeoff
+from lib.plots.training import interval_curves, learning_curves
+
+__all__ = [
+    "attack_bars",
+    "budget_curve",
+    "class_map",
+    "contact_sheet",
+    "difference_plot",
+    "distance_distributions",
+    "erasing_gallery",
+    "exposure_against_error",
+    "exposure_maps",
+    "interval_curves",
+    "label",
+    "learning_curves",
+    "mean_faces",
+    "order",
+    "pca_panels",
+    "percent_axis",
+    "sample_sheet",
+    "separation_plot",
+    "set_styles",
+    "side_by_side",
+    "styles",
+    "theme",
+    "tradeoff",
+    "tsne_panels",
+]

@@ -1,0 +1,53 @@
+"""Results: tidy tables with one schema, the sentences computed from them, and the numbers in the README."""
+
+from lib.results.schema import (
+    COLUMNS,
+    CURVE_COLUMNS,
+    FORMATS,
+    IDENTITY_COLUMNS,
+    PUBLISHED,
+    is_fraction,
+    load_curves,
+    load_identities,
+    load_tables,
+    output_dir,
+    results_dir,
+    run_dir,
+    save_curves,
+    save_identities,
+    save_table,
+)
+from lib.results.sentences import (
+    advantage_sentence,
+    caption,
+    difference_sentence,
+    is_small,
+    sentence,
+    show_number,
+    summarise,
+)
+
+__all__ = [
+    "COLUMNS",
+    "CURVE_COLUMNS",
+    "FORMATS",
+    "IDENTITY_COLUMNS",
+    "PUBLISHED",
+    "advantage_sentence",
+    "caption",
+    "difference_sentence",
+    "is_fraction",
+    "is_small",
+    "load_curves",
+    "load_identities",
+    "load_tables",
+    "output_dir",
+    "results_dir",
+    "run_dir",
+    "save_curves",
+    "save_identities",
+    "save_table",
+    "sentence",
+    "show_number",
+    "summarise",
+]

@@ -1,0 +1,170 @@
+"""Numbers in the README, filled in from saved tables: ``python -m lib.results.readme [--check]``.
+
+Two markers, both followed by generated text that is replaced as a whole::
+
+    <!-- number: setup=lfw64 defence=none metric=attack_accuracy_top1 evaluator=main -->...<!-- /number -->
+    <!-- table: setup=lfw64 metrics=natural_accuracy,attack_accuracy_top1 evaluator=main -->...<!-- /table -->
+
+A marker's ``name=value`` pairs filter the committed tables; runs that differ only in seeds are joined
+(:func:`lib.results.summarise`). Beside columns it knows:
+
+``show``      number: value | interval | both (default) | n | runs ; table: both (default) | value
+``headline``  1 (default) keeps headline rows, ``any`` keeps all
+``from``      tables (default) or curves; ``curve=`` then names the curve and ``x=`` the position on it
+``metrics``   table only: the metrics that become columns, in order (rows are defences); one that is about
+              the target alone is looked up without ``attack``, ``prior``, ``budget`` and ``evaluator``
+
+Values with spaces are not allowed. A marker that matches no row, or more than one, is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from lib.errors import UserError
+from lib.results.schema import CURVE_COLUMNS, PUBLISHED, load_curves, load_tables
+from lib.results.sentences import metric_name, show_interval, show_number, summarise
+from lib.runtime import ROOT
+
+_MARKER = re.compile(r"<!-- (number|table): *([^>]*?) *-->(.*?)<!-- /\1 -->", re.DOTALL)
+_ANY_MARKER = re.compile(r"<!-- /?(?:number|table)\b[^>]*-->")
+_OPTIONS = {"show", "headline", "from", "metrics"}
+_ATTACK_COLUMNS = ("attack", "prior", "budget", "evaluator")
+
+
+def refresh(text: str, *, folder: Path = PUBLISHED) -> str:
+    """The text with every marker's content computed anew from the results under ``folder``.
+
+    Raises:
+        UserError: for an unknown name, an unclosed marker, or one that matches no row or several.
+    """
+    tags = len(_ANY_MARKER.findall(text))
+    if tags != 2 * len(_MARKER.findall(text)):
+        raise UserError(
+            "README: expected <!-- number: ... -->...<!-- /number --> pairs, got one unclosed; close it"
+        )
+
+    def replaced(match: re.Match[str]) -> str:
+        kind, query = match.group(1), match.group(2)
+        filters = _parse(query)
+        body = _number(filters, folder) if kind == "number" else f"\n{_table(filters, folder)}\n"
+        return f"<!-- {kind}: {query} -->{body}<!-- /{kind} -->"
+
+    return _MARKER.sub(replaced, text)
+
+
+def numbers_outside_markers(text: str) -> list[str]:
+    """Percentages typed by hand, which nothing keeps fresh: for a test that wants none."""
+    return re.findall(r"\d+(?:\.\d+)? ?%(?! (?:interval|confidence))", _MARKER.sub("", text))
+
+
+def _parse(query: str) -> dict[str, str]:
+    pairs = [word.partition("=") for word in query.split()]
+    filters = {name: value for name, _, value in pairs}
+    unknown = sorted(set(filters) - set(CURVE_COLUMNS) - _OPTIONS)
+    if unknown or any(not equals for _, equals, _ in pairs):
+        raise UserError(
+            f"README marker {query!r}: expected column=value pairs, got {unknown or query}; see lib.results"
+        )
+    return filters
+
+
+def _rows(filters: dict[str, str], folder: Path) -> pd.DataFrame:
+    """Summarised rows that match the filters; curves are summarised with their axis kept apart."""
+    curves = filters.get("from", "tables") == "curves"
+    table = load_curves(folder=folder) if curves else load_tables(folder=folder)
+    for column, wanted in filters.items():
+        if column in _OPTIONS:
+            continue
+        if column not in table:
+            raise UserError(f"README marker: {column} is a column of curves only; add from=curves")
+        numeric = pd.api.types.is_numeric_dtype(table[column])
+        table = table[table[column] == float(wanted)] if numeric else table[table[column] == wanted]
+    return summarise(table, headline=not curves and filters.get("headline", "1") != "any")
+
+
+def _one(filters: dict[str, str], folder: Path) -> pd.Series:
+    rows = _rows(filters, folder)
+    if len(rows) != 1:
+        asked = " ".join(f"{name}={value}" for name, value in filters.items())
+        raise UserError(
+            f"README marker: expected one result for {asked}, got {len(rows)}; add or mend a filter"
+        )
+    return rows.iloc[0]
+
+
+def _number(filters: dict[str, str], folder: Path) -> str:
+    return _shown(_one(filters, folder), filters.get("show", "both"))
+
+
+def _shown(row: pd.Series, show: str) -> str:
+    value, interval = show_number(row.value, row.metric), show_interval(row.low, row.high, row.metric)
+    shown = {
+        "value": value,
+        "interval": interval,
+        "both": f"{value} {interval}",
+        "n": str(row.n),
+        "runs": str(row.runs),
+    }
+    if show not in shown:
+        raise UserError(f"README marker: expected show={'|'.join(shown)}, got {show!r}")
+    return shown[show]
+
+
+def _table(filters: dict[str, str], folder: Path) -> str:
+    """A Markdown table, one row per defence in order of first appearance, one column per metric."""
+    if "metrics" not in filters:
+        raise UserError("README table marker: expected metrics=a,b,c, got none; name the columns")
+    metrics = filters["metrics"].split(",")
+    shared = {k: v for k, v in filters.items() if k != "metrics"}
+    cells: dict[str, dict[str, str]] = {}
+    for metric in metrics:
+        asked = {**shared, "metric": metric}
+        rows = _rows(asked, folder)
+        if rows.empty:  # about the target alone: nothing attacked it and no evaluator judged it
+            rows = _rows({k: v for k, v in asked.items() if k not in _ATTACK_COLUMNS}, folder)
+        if rows.empty or rows["defence"].duplicated().any():
+            raise UserError(
+                f"README table marker: expected one {metric} per defence, got {len(rows)} rows "
+                f"of {rows['defence'].nunique()} defences; add or mend a filter"
+            )
+        for _, row in rows.iterrows():
+            cells.setdefault(row.defence, {})[metric] = _shown(row, filters.get("show", "both"))
+    lines = ["| defence | " + " | ".join(map(metric_name, metrics)) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for defence, found in cells.items():
+        lines.append(f"| `{defence}` | " + " | ".join(found.get(metric, "–") for metric in metrics) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """Refresh README.md, or with ``--check`` only say whether it is stale; exit status 0, 1 (stale) or 2."""
+    if arguments not in ([], ["--check"]):
+        print("usage: python -m lib.results.readme [--check]", file=sys.stderr)
+        return 2
+    path = ROOT / "README.md"
+    try:
+        before = path.read_text(encoding="utf-8")
+        after = refresh(before)
+    except FileNotFoundError:
+        print("error: expected README.md in the project folder, got none", file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if arguments and before != after:
+        print("error: README.md is stale; run python -m lib.results.readme", file=sys.stderr)
+        return 1
+    if before != after:
+        aside = path.with_name(".README.md.aside")
+        aside.write_text(after, encoding="utf-8")
+        os.replace(aside, path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""The command line: ``python -m lib.run start | setup NAME | publish NAME | smoke | cache ls|rm | promote NAME``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from lib.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return options.do(options) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib.run", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, do, about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.set_defaults(do=do)
+        return sub
+
+    command("start", _start, "notebook 00 on the shipped zoo")
+    setup = command("setup", _setup, "notebooks 01-09 on a setup, training what is missing")
+    setup.add_argument("setup", help="digits, lfw64, ... or a .yaml file")
+    setup.add_argument("--dry", action="store_true", help="only print the stages and the time left")
+    setup.add_argument("--defences", nargs="*", default=[], help="instead of the study's")
+    setup.add_argument("--training-seeds", nargs="*", type=int, default=[])
+    setup.add_argument("--attack-seeds", nargs="*", type=int, default=[])
+    command("smoke", _smoke, "make results/smoke anew (the nbval reference)")
+    publish = command("publish", _publish, "copy a finished run into the committed results")
+    publish.add_argument("setup")
+    promote = command("promote", _promote, "copy the networks that are shipped from the cache into results/zoo")
+    promote.add_argument("setup")
+    cache = command("cache", _cache, "list or remove cached stages")
+    cache.add_argument("action", choices=["ls", "rm"])
+    cache.add_argument("pattern", nargs="?", help="rm: part of a key, kind or label")
+    return parser
+
+
+def _start(_: argparse.Namespace) -> int:
+    from lib.run.start import run_start
+
+    return run_start()
+
+
+def _setup(options: argparse.Namespace) -> int:
+    from lib.results import run_dir
+    from lib.run.notebooks import run_setup
+    from lib.run.plan import describe, plan
+    from lib.run.workbook import open_workbook
+
+    book = open_workbook(options.setup, options.defences, options.training_seeds, options.attack_seeds)
+    print(describe(plan(book)))
+    if options.dry:
+        return 0
+    os.environ["MIDRE_TRAIN"] = "1"
+    chosen = {
+        "defences": options.defences,
+        "training_seeds": options.training_seeds,
+        "attack_seeds": options.attack_seeds,
+    }
+    made = run_setup(options.setup, {key: value for key, value in chosen.items() if value}, resume=True)
+    for path, seconds in made:
+        print(f"  {path.stem:<24} {seconds:6.1f} s")
+    print(f"read on in {run_dir(book.setup.name)}")
+    return 0
+
+
+def _smoke(_: argparse.Namespace) -> int:
+    from lib.run.notebooks import run_smoke
+
+    os.environ["MIDRE_TRAIN"] = "1"
+    for path, seconds in run_smoke():
+        print(f"  {path.stem:<24} {seconds:6.1f} s")
+    return 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from lib.run.notebooks import publish
+
+    written = publish(options.setup)
+    print(f"{len(written)} files written to results/")
+    return 0
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from lib.run.zoo import promote_zoo
+
+    for path in promote_zoo(options.setup):
+        print(f"  {path.name}")
+    return 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from lib import store
+
+    if options.action == "rm":
+        if not options.pattern:
+            raise UserError("cache rm: expected a part of a key, kind or label; `cache ls` lists them")
+        for label in store.remove(options.pattern):
+            print(f"removed {label}")
+        return 0
+    rows = list(store.listing())
+    print(pd.DataFrame(rows).to_string(index=False) if rows else "nothing is cached yet")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,347 @@
+"""Rows of results: what a trained target and an attack run are worth, each number with n and an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib import evaluation, statistics
+from lib.run import inversion, targets
+from lib.run.inversion import Attack, Judged
+from lib.setups import Setup, load_study
+from lib.statistics import Interval
+from lib.store import find
+
+SEED = 0  # of every bootstrap
+Row = dict[str, Any]
+
+
+# --- rows about a target ------------------------------------------------------------------------------
+
+
+def _common(setup: Setup, defence: str, seed: int, multiple: float | None) -> Row:
+    from lib.defences import canonical
+
+    trained = targets.target(setup, defence, seed, multiple)
+    best = multiple is None or multiple == targets.headline(setup, defence)
+    return {
+        "setup": setup.name,
+        "defence": canonical(defence),
+        "training_steps": trained.steps,
+        "prior": "",
+        "attack": "",
+        "budget": "",
+        "training_seed": seed,
+        "attack_seed": None,
+        "headline": int(best),
+    }
+
+
+def _row(common: Row, metric: str, evaluator: str, split: str, interval: Interval) -> Row:
+    return {
+        **common,
+        "metric": metric,
+        "evaluator": evaluator,
+        "split": split,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+    }
+
+
+def target_rows(
+    setup: Setup, defence: str, seed: int, multiple: float | None = None
+) -> tuple[list[Row], list[Row]]:
+    """(table rows, per-identity rows) about a target alone: natural accuracy on each split, micro, with an
+    interval over identities, and its mean per identity on test photos."""
+    common = _common(setup, defence, seed, multiple)
+    photos = inversion.judge_photos(setup, targets.target(setup, defence, seed, multiple), "target")
+    rows = []
+    for split, seen in photos.items():
+        right = evaluation.hits(seen.logits["target"], seen.labels)
+        interval = statistics.clustered_mean(right.float(), seen.labels, seed=SEED, average="micro")
+        rows.append(_row(common, "natural_accuracy", "", split, interval))
+    test = photos["test"]
+    right = evaluation.hits(test.logits["target"], test.labels)
+    rows.append(
+        _row(
+            common,
+            "natural_accuracy_top5",
+            "",
+            "test",
+            _mean(evaluation.hits(test.logits["target"], test.labels, k=min(5, test.logits["target"].shape[1])), test.labels, "micro"),
+        )
+    )
+    return rows, _per_identity(common, "natural_accuracy", "", right.float(), test.labels)
+
+
+def evaluator_rows(setup: Setup) -> list[Row]:
+    """The judges' own ceilings: accuracy on unseen photos of the private people; for the verifier, matches
+    of unseen photos at its false-accept rate and rank-1 among all private people."""
+    rows = []
+    common = {
+        "setup": setup.name,
+        "defence": "",
+        "training_steps": None,
+        "prior": "",
+        "attack": "",
+        "budget": "",
+        "training_seed": None,
+        "attack_seed": None,
+        "headline": 1,
+    }
+    votes = []
+    for role in setup.evaluators:
+        test = inversion.judge_photos(setup, targets.judge(setup, role), role)["test"]
+        right = evaluation.hits(test.logits[role], test.labels)
+        votes.append(right)
+        rows.append(_row(common, "evaluator_accuracy", role, "test", _mean(right, test.labels, "micro")))
+    majority = evaluation.panel_vote(torch.stack(votes)).majority
+    rows.append(_row(common, "evaluator_accuracy", "panel_majority", "test", _mean(majority, test.labels, "micro")))
+    gallery = Gallery(setup)
+    test = gallery.photos["test"]
+    for metric, right in gallery.verdicts(test.features["verifier"], test.labels).items():
+        rows.append(_row(common, metric, "verifier", "test", _mean(right, test.labels, "micro")))
+    return rows
+
+
+class Gallery:
+    """Private training photos enrolled with the verifier, and the threshold fixed on natural impostors."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.photos = inversion.judge_photos(setup, targets.judge(setup, "verifier"), "verifier")
+        train = self.photos["train"]
+        index = evaluation.balanced_references(train.labels)
+        self.enrolled, self.people = train.features["verifier"][index], train.labels[index]
+        test = self.photos["test"]
+        scores = evaluation.gallery_scores(test.features["verifier"], self.enrolled, self.people)
+        _, impostor = evaluation.genuine_and_impostor(scores, test.labels)
+        self.threshold = evaluation.threshold_at(impostor, false_accept_rate=setup.false_accept_rate)
+
+    def verdicts(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """``verifier_match`` at the false-accept rate and ``verifier_rank1_accuracy``, (N,) bool."""
+        scores = evaluation.gallery_scores(features, self.enrolled, self.people)
+        return {
+            "verifier_match": evaluation.matches(scores, labels, threshold=self.threshold),
+            "verifier_rank1_accuracy": evaluation.rank_one(scores, labels),
+        }
+
+
+# --- rows about an attack -----------------------------------------------------------------------------
+
+
+def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
+    """(table rows, per-identity rows, baseline rows for ``curves/``) of one attack run.
+
+    Needs the private photos for distances and verification; accuracies by evaluators need none.
+    """
+    setup = attack.setup
+    common = _common(setup, attack.defence, attack.training_seed, attack.multiple)
+    study = load_study(setup.name)
+    chosen = common["headline"] and attack.prior == study.prior and attack.budget == study.budget
+    common |= {
+        "prior": attack.prior,
+        "attack": attack.attack,
+        "budget": attack.budget,
+        "attack_seed": attack.attack_seed,
+        "headline": int(bool(chosen)),
+    }
+    judged = inversion.judge_reconstructions(attack)
+    made = inversion.reconstruct(attack)
+    kept = kept_index(made.selected, made.latents.shape[1])
+    rows: list[Row] = []
+    identities: list[Row] = []
+
+    everything, start = judged["reconstructions"], judged["prior_samples"]
+    for suffix, seen in (("", _take(everything, kept)), ("_unselected", everything)):
+        for evaluator, right in accuracy_hits(setup, seen).items():
+            for top, hit in right.items():
+                if suffix and (top != "top1"):
+                    continue
+                metric = f"attack_accuracy_{top}{suffix}"
+                rows.append(_row(common, metric, evaluator, "", _mean(hit, seen.labels)))
+                if not suffix and top == "top1":
+                    identities += _per_identity(common, metric, evaluator, hit.float(), seen.labels)
+    kept_seen = _take(everything, kept)
+    confidence = made.confidence.gather(1, made.selected).flatten()
+    rows.append(_row(common, "target_confidence", "target", "", _mean(confidence, kept_seen.labels)))
+
+    gallery = Gallery(setup)
+    for metric, right in gallery.verdicts(kept_seen.features["verifier"], kept_seen.labels).items():
+        rows.append(_row(common, metric, "verifier", "", _mean(right, kept_seen.labels)))
+        identities += _per_identity(common, metric, "verifier", right.float(), kept_seen.labels)
+    rows += _distance_rows(attack, common, kept_seen, identities)
+    rows += _realism_rows(common, gallery, kept_seen)
+
+    baselines: list[Row] = []
+    started = _take(start, kept)
+    samples = {"curve": "prior_samples", "x_name": "none", "x": 0.0}
+    for evaluator, right in accuracy_hits(setup, started).items():
+        baselines.append(
+            {**_row(common, "attack_accuracy_top1", evaluator, "", _mean(right["top1"], started.labels)), **samples}
+        )
+    for metric, right in gallery.verdicts(started.features["verifier"], started.labels).items():
+        baselines.append({**_row(common, metric, "verifier", "", _mean(right, started.labels)), **samples})
+    for row in baselines:
+        row.pop("headline")
+    return rows, identities, baselines
+
+
+def kept_index(selected: Tensor, candidates: int) -> Tensor:
+    """Flat indices (K m,) into identity-major candidates (K n,)."""
+    return (selected + torch.arange(len(selected))[:, None] * candidates).flatten()
+
+
+def accuracy_hits(setup: Setup, seen: Judged) -> dict[str, dict[str, Tensor]]:
+    """evaluator -> top1 / top5 hits (N,); the panel's majority vote and unanimity have top1 only."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for role in setup.evaluators:
+        logits = seen.logits[role]
+        found[role] = {
+            "top1": evaluation.hits(logits, seen.labels),
+            "top5": evaluation.hits(logits, seen.labels, k=min(5, logits.shape[1])),
+        }
+    vote = evaluation.panel_vote(torch.stack([found[role]["top1"] for role in setup.evaluators]))
+    found["panel_majority"] = {"top1": vote.majority}
+    found["panel_unanimous"] = {"top1": vote.all}
+    return found
+
+
+def _distance_rows(attack: Attack, common: Row, kept: Judged, identities: list[Row]) -> list[Row]:
+    """KNN distance and scaled leakage in the features of the target, the main evaluator and the verifier."""
+    setup, rows = attack.setup, []
+    networks = {
+        "target": attack.target(),
+        "main": targets.judge(setup, "main"),
+        "verifier": targets.judge(setup, "verifier"),
+    }
+    for role, trained in networks.items():
+        photos = inversion.judge_photos(setup, trained, role)
+        found = evaluation.knn_distances(
+            kept.features[role],
+            kept.labels,
+            references=photos["train"].features[role],
+            reference_labels=photos["train"].labels,
+            unseen=photos["test"].features[role],
+            unseen_labels=photos["test"].labels,
+        )
+        for metric, values in (
+            ("knn_distance", found.reconstruction),
+            ("knn_distance_unseen_photo", found.unseen),
+            ("knn_distance_stranger", found.stranger),
+        ):
+            rows.append(_row(common, metric, role, "", _mean(values, found.identity)))
+            identities += _per_identity(common, metric, role, values, found.identity)
+        columns = torch.stack([found.reconstruction, found.unseen, found.stranger], 1)[found.complete]
+        leakage = statistics.clustered_statistic(
+            columns.numpy(), lambda m: (m[:, 2] - m[:, 0]) / (m[:, 2] - m[:, 1]), seed=SEED
+        )
+        rows.append(_row(common, "scaled_leakage", role, "", leakage))
+    return rows
+
+
+def _realism_rows(common: Row, gallery: Gallery, kept: Judged) -> list[Row]:
+    """KID and per-class precision, recall, density, coverage against private training photos, in the
+    verifier's features (how natural images are, not how identifying)."""
+    train = gallery.photos["train"]
+    rows = [
+        _row(
+            common,
+            "kid",
+            "verifier",
+            "",
+            kid_by_identity(kept.features["verifier"], kept.labels, train.features["verifier"], train.labels),
+        )
+    ]
+    smallest = int(torch.bincount(kept.labels).min())
+    if smallest > 3:
+        classes = evaluation.prdc_per_class(
+            train.features["verifier"], train.labels, kept.features["verifier"], kept.labels
+        )
+        for metric in ("precision", "recall", "density", "coverage"):
+            values = torch.tensor([getattr(found, metric) for found in classes.values()])
+            rows.append(_row(common, metric, "verifier", "", _mean(values, torch.tensor(list(classes)))))
+    return rows
+
+
+def kid_by_identity(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor) -> Interval:
+    """Unbiased KID (Binkowski et al. 2018) of all images, with a jackknife interval over identities.
+
+    Leaving an identity out removes its fakes and its photos; the kernel sums are kept per pair of identities,
+    so that each of the K estimates costs K^2 additions.
+    """
+    people = torch.unique(fake_labels)
+    one_fake = (fake_labels[:, None] == people).double()
+    one_real = (real_labels[:, None] == people).double()
+    mine = one_real.any(1)
+    real, one_real = real[mine].double(), one_real[mine]
+    fake = fake.double()
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    within_fake = one_fake.T @ kernel(fake, fake).fill_diagonal_(0) @ one_fake
+    within_real = one_real.T @ kernel(real, real).fill_diagonal_(0) @ one_real
+    between = one_fake.T @ kernel(fake, real) @ one_real
+    fakes, reals = one_fake.sum(0), one_real.sum(0)
+
+    def estimate(keep: Tensor) -> Tensor:
+        n, m = (fakes * keep).sum(), (reals * keep).sum()
+        same = keep @ within_fake @ keep / (n * (n - 1)) + keep @ within_real @ keep / (m * (m - 1))
+        return same - 2 * (keep @ between @ keep) / (n * m)
+
+    count = len(people)
+    every = torch.ones(count, dtype=torch.float64)
+    value = float(estimate(every))
+    if count < 3:
+        return Interval(value, np.nan, np.nan, count)
+    left_out = torch.stack([estimate(row) for row in every - torch.eye(count, dtype=torch.float64)])
+    error = float(((count - 1) / count * (left_out - left_out.mean()).square().sum()).sqrt())
+    return Interval(value, value - 1.96 * error, value + 1.96 * error, count)
+
+
+# --- helpers ------------------------------------------------------------------------------------------
+
+
+def _mean(values: Tensor, identity: Tensor, average: str = "macro") -> Interval:
+    return statistics.clustered_mean(values.double(), identity, seed=SEED, average=average)
+
+
+def _per_identity(
+    common: Row, metric: str, evaluator: str, values: Tensor, identity: Tensor
+) -> list[Row]:
+    means = evaluation.identity_means(values.double(), identity)
+    base = {key: value for key, value in common.items() if key != "headline"}
+    return [
+        {**base, "metric": metric, "evaluator": evaluator, "identity": int(k), "value": float(v), "n": int(n)}
+        for k, v, n in zip(means.identity, means.mean, means.count, strict=True)
+    ]
+
+
+def _take(seen: Judged, index: Tensor) -> Judged:
+    return Judged(
+        {role: part[index] for role, part in seen.features.items()},
+        {role: part[index] for role, part in seen.logits.items()},
+        seen.labels[index],
+    )
+
+
+def is_made(attack: Attack) -> bool:
+    """Whether the reconstructions of an attack are in the store."""
+    stage = targets.target_stage(
+        attack.setup,
+        attack.defence,
+        attack.training_seed,
+        attack.multiple or targets.headline(attack.setup, attack.defence),
+    )
+    return find(inversion.reconstruction_stage(attack, stage)) is not None
+
+
+def flatten(parts: Iterable[tuple[list[Row], ...]]) -> list[list[Row]]:
+    """Concatenate the row lists of several runs, kind by kind."""
+    return [sum(kind, []) for kind in zip(*parts, strict=True)]

@@ -1,0 +1,313 @@
+"""Notebooks run by papermill: checked parameters, a fresh kernel each, output renamed when complete."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from lib import runtime
+from lib.errors import UserError
+from lib.results import FORMATS, PUBLISHED, run_dir
+from lib.run.live import ENGINE, LiveLine
+from lib.runtime import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
+SMOKE_PARAMETERS: dict[str, Any] = {}
+"""The smoke copies are made with the notebooks' own defaults (setup digits; 00 on the zoo)."""
+
+
+class NotebookError(Exception):
+    """A notebook stopped on an error that is not the user's. ``failed`` is the copy that shows it."""
+
+    def __init__(self, name: str, reason: str, failed: Path):
+        super().__init__(f"notebook {name} failed: {reason}; see {failed}")
+        self.failed = failed
+
+
+# ---------------------------------------------------------------------------------------------- inside
+
+
+def start() -> None:
+    """First call of every notebook: user errors as one line, the figures' style, versions on one line.
+
+    A :class:`lib.errors.UserError` still fails its cell (and papermill and nbval), only without traceback.
+    """
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is not None:
+        shell.set_custom_exc((UserError,), _show_user_error)
+    from lib.plots import theme  # here, so that running notebooks from a terminal does not import matplotlib
+
+    theme()
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision", "numpy")
+    )
+    print(f"Python {platform.python_version()}, {versions}, device {runtime.device()}")
+
+
+def _show_user_error(shell, etype, value, traceback, tb_offset=None) -> None:
+    shell._showtraceback(etype, value, [f"error: {_one_line(str(value))}"])
+
+
+# --------------------------------------------------------------------------------------------- outside
+
+
+def notebook_path(name: str | int) -> Path:
+    """The notebook that a number or name means: ``3``, ``"03"``, ``"targets"`` or ``"03_targets"``.
+
+    Raises:
+        UserError: if there is none, listing those there are.
+    """
+    text = f"{name:02d}" if isinstance(name, int) else str(name).removesuffix(".ipynb")
+    text = f"{int(text):02d}" if text.isdigit() else text
+    known = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    for path in known:
+        if text in (path.stem, path.stem[:2], path.stem[3:]):
+            return path
+    raise UserError(
+        f"expected a notebook of {', '.join(p.stem for p in known) or 'notebooks/'}, got {str(name)!r}"
+    )
+
+
+def check_parameters(path: Path, parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters that the notebook does not have (papermill would only warn) or of another type."""
+    known = papermill.inspect_notebook(_literal(path))
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise UserError(
+            f"{path.stem}: expected parameters of {', '.join(known) or '(none)'}, got {', '.join(unknown)}"
+        )
+    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": (list, tuple), "dict": dict}
+    for name, value in parameters.items():
+        declared = re.split(r"[\[| ]", known[name]["inferred_type_name"])[0]
+        wrong = declared in kinds and not isinstance(value, kinds[declared])
+        if wrong or (isinstance(value, bool) and declared in ("int", "float")):
+            raise UserError(f"{path.stem}: expected {name} as {declared}, got {value!r}")
+
+
+def run_notebook(
+    name: str | int,
+    parameters: Mapping[str, Any],
+    output_path: Path,
+    *,
+    results: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    resume: bool = False,
+    line: LiveLine | None = None,
+) -> Path:
+    """Execute one notebook in a fresh kernel whose working directory is the project folder.
+
+    Args:
+        name: see :func:`notebook_path`.
+        parameters: values for the notebook's parameters cell; checked by :func:`check_parameters`.
+        output_path: the executed copy. Written aside and renamed when complete; a failed run leaves
+            ``<stem>.failed.ipynb`` beside it and an earlier complete copy untouched.
+        results: ``RESULTS_DIR`` of the kernel, where its tables go.
+        environment: further variables for the kernel.
+        resume: keep a complete copy made from the same notebook, parameters and ``lib``.
+        line: a live line to report on.
+
+    Raises:
+        UserError: unknown notebook or parameter, or the notebook's own user error.
+        NotebookError: any other failure, a dead kernel included.
+    """
+    source, output_path = notebook_path(name), output_path.resolve()
+    check_parameters(source, parameters)
+    key = _run_key(source, parameters)
+    if resume and _made_from(output_path) == key:
+        return output_path
+    output_path.parent.mkdir(parents=True, exist_ok=True)
+    aside = output_path.with_name(f".{output_path.stem}.{os.getpid()}.ipynb")
+    failed = output_path.with_name(f"{output_path.stem}.failed.ipynb")
+    with tempfile.TemporaryDirectory() as scratch:
+        said = Path(scratch) / "progress"
+        variables = {"MIDRE_PROGRESS": str(said), **(environment or {})}
+        if results is not None:
+            variables["RESULTS_DIR"] = str(results.resolve())
+        try:
+            with _environment(variables), (line or LiveLine(1, show=False)).watch(source.stem, said):
+                papermill.execute_notebook(
+                    _literal(source),
+                    _literal(aside),
+                    parameters=dict(parameters),
+                    engine_name=ENGINE,
+                    kernel_name="python3",
+                    progress_bar=False,
+                    cwd=str(ROOT),
+                    live_line=line,
+                )
+            _finish(aside, source, output_path, key)
+        except PapermillExecutionError as error:
+            os.replace(aside, failed)
+            if error.ename == UserError.__name__:
+                raise UserError(f"notebook {source.stem}: {error.evalue}") from None
+            raise NotebookError(source.stem, _one_line(f"{error.ename}: {error.evalue}"), failed) from None
+        except (
+            Exception
+        ) as error:  # a dead kernel or a lost connection; UserErrors of ours cannot come from here
+            if aside.exists():
+                os.replace(aside, failed)
+            raise NotebookError(source.stem, _one_line(f"{type(error).__name__}: {error}"), failed) from error
+        finally:
+            aside.unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
+    return output_path
+
+
+def run_notebooks(
+    names: Sequence[str | int],
+    parameters: Mapping[str, Any],
+    folder: Path,
+    *,
+    results: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    resume: bool = False,
+    show: bool = True,
+) -> list[tuple[Path, float]]:
+    """Execute several notebooks in order, each with those of ``parameters`` that it has.
+
+    Everything is checked before the first one starts; a parameter that none of them has is refused.
+
+    Returns:
+        (executed copy, seconds) of each.
+    """
+    sources = [notebook_path(name) for name in names]
+    known = [papermill.inspect_notebook(_literal(source)) for source in sources]
+    chosen = [{k: v for k, v in parameters.items() if k in names} for names in known]
+    unknown = sorted(set(parameters).difference(*known))
+    if unknown:
+        everything = sorted(set().union(*known))
+        raise UserError(f"expected notebook parameters of {', '.join(everything)}, got {', '.join(unknown)}")
+    for source, values in zip(sources, chosen, strict=True):
+        check_parameters(source, values)
+    made = []
+    with LiveLine(len(sources), show=show) as line:
+        for source, values in zip(sources, chosen, strict=True):
+            begun = time.monotonic()
+            copy = run_notebook(
+                source.stem,
+                values,
+                folder / source.name,
+                results=results,
+                environment=environment,
+                resume=resume,
+                line=line,
+            )
+            made.append((copy, time.monotonic() - begun))
+    return made
+
+
+def run_setup(
+    setup: str, parameters: Mapping[str, Any] | None = None, *, resume: bool = False, show: bool = True
+) -> list[tuple[Path, float]]:
+    """Notebooks 01 to 09 on one setup, into the ignored ``results/runs/<setup>/``."""
+    names = [p.stem for p in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))]
+    folder = run_dir(Path(setup).stem)
+    return run_notebooks(
+        names, {"setup": setup, **(parameters or {})}, folder, results=folder, resume=resume, show=show
+    )
+
+
+def run_smoke(*, show: bool = True) -> list[tuple[Path, float]]:
+    """Re-execute every notebook with its defaults into ``results/smoke``, the reference of nbval.
+
+    Their tables go to a temporary folder: smoke numbers are no results.
+    """
+    names = [p.stem for p in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
+    with tempfile.TemporaryDirectory() as scratch:
+        return run_notebooks(names, SMOKE_PARAMETERS, PUBLISHED / "smoke", results=Path(scratch), show=show)
+
+
+def publish(setup: str) -> list[Path]:
+    """Copy a finished run into the committed results: notebooks to ``results/<setup>/``, the rest by kind.
+
+    Nothing is copied unless notebooks 01 to 09 all ended well. Returns the files written.
+    """
+    source = run_dir(setup)
+    expected = [p.name for p in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))]
+    absent = [name for name in expected if not (source / name).is_file()]
+    if absent or not expected:
+        raise UserError(
+            f"publish: expected complete runs in {_relative(source)}, missing {', '.join(absent) or 'all'}; "
+            f"make run SETUP={setup}"
+        )
+    copies = [(source / name, PUBLISHED / setup / name) for name in expected]
+    for folder in [*(kind.folder for kind in FORMATS.values()), "figures"]:
+        copies += [(file, PUBLISHED / folder / file.name) for file in sorted((source / folder).glob("[!.]*"))]
+    written = []
+    for original, target in copies:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.aside")
+        shutil.copyfile(original, aside)
+        os.replace(aside, target)
+        written.append(target)
+    return written
+
+
+def _finish(aside: Path, source: Path, output_path: Path, key: str) -> None:
+    """Record what the copy was made from, with paths that mean something on any machine, and rename it."""
+    notebook = nbformat.read(aside, as_version=4)
+    notebook.metadata.papermill.update(input_path=_relative(source), output_path=_relative(output_path))
+    notebook.metadata["midre"] = {"made_from": key}
+    nbformat.write(notebook, aside)
+    os.replace(aside, output_path)
+
+
+def _run_key(source: Path, parameters: Mapping[str, Any]) -> str:
+    """Hash of what an executed copy depends on: the notebook, its parameters and the code of ``lib``."""
+    digest = hashlib.sha256(source.read_bytes())
+    digest.update(json.dumps(dict(parameters), sort_keys=True, default=list).encode())
+    for path in sorted((ROOT / "lib").rglob("*")):
+        if path.suffix in (".py", ".yaml"):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _made_from(path: Path) -> str | None:
+    try:
+        return nbformat.read(path, as_version=4).metadata.get("midre", {}).get("made_from")
+    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        return None
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables for the kernel, which inherits this process's environment; restored afterwards."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _literal(path: Path) -> str:
+    """A path that papermill does not take for a template."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _relative(path: Path) -> str:
+    """A path as it is shown and recorded: from the project folder, or only its name when outside."""
+    resolved = path.resolve()
+    return resolved.relative_to(ROOT).as_posix() if resolved.is_relative_to(ROOT) else path.name
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

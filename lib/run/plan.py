@@ -1,0 +1,118 @@
+"""What a run of the notebooks needs: its stages in order, what is there, and the time left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from lib import attacks, store
+from lib.data.world import data_stage
+from lib.models import build_classifier
+from lib.priors import Eigenfaces
+from lib.run import inversion, targets
+from lib.run.inversion import Attack
+from lib.run.workbook import Workbook
+from lib.runtime import device
+from lib.store import Stage
+
+DECODE_SECONDS = 60.0  # of the photos of a world; short, so not worth a probe
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run: whether it is there and the seconds it is expected to take here."""
+
+    stage: Stage
+    there: bool
+    seconds: float
+
+
+def plan(book: Workbook) -> list[Step]:
+    """The stages of notebooks 01-09, in the order they are made. Times are measured on this machine with a
+    few steps of each network; a training length that is chosen by validation and not known yet is taken to
+    be the longest one tried."""
+    setup = book.setup
+    data = data_stage(setup)
+    steps = [Step(data, store.exists(data), 0.0 if store.exists(data) else DECODE_SECONDS)]
+
+    def add(stage: Stage, seconds: float) -> None:
+        if all(stage.key != step.stage.key for step in steps):
+            there = store.exists(stage)
+            steps.append(Step(stage, there, 0.0 if there else seconds))
+
+    for role, config in (*setup.evaluators.items(), ("verifier", setup.verifier)):
+        stage = targets.judge_stage(setup, role)
+        add(stage, targets.training_seconds(setup, stage, config))
+    for kind in setup.priors:
+        add(inversion.prior_stage(setup, kind), inversion.prior_seconds(setup, kind))
+
+    def add_target(defence: str, seed: int, multiple: float) -> Stage:
+        stage = targets.target_stage(setup, defence, seed, multiple)
+        free = defence.startswith("early(")  # a point of the NoDef run
+        add(stage, 0.0 if free else targets.training_seconds(setup, stage, setup.target))
+        return stage
+
+    for defence in book.defences:
+        if defence in setup.multiples:
+            for multiple in setup.multiples[defence]:
+                add_target(defence, 0, multiple)
+    longest = _length(book, "none")
+    for part in (0.5, 0.75):
+        for seed in book.training_seeds:
+            add_target("none", seed, longest * part)
+    for defence in book.defences:
+        for seed in book.training_seeds:
+            add_target(defence, seed, _length(book, defence))
+    for attack in [*book.headline_attacks(), *book.frontier_attacks()]:
+        stage = add_target(attack.defence, attack.training_seed, _length(book, attack.defence))
+        made = inversion.reconstruction_stage(attack, stage)
+        add(made, 0.0 if store.exists(made) else attack_seconds(attack))
+    return steps
+
+
+def _length(book: Workbook, defence: str) -> float:
+    lengths = targets.multiples_of(book.setup, defence)
+    if len(lengths) == 1 or store.exists(targets.selection_stage(book.setup, defence)):
+        return targets.headline(book.setup, defence)
+    return max(lengths)
+
+
+_SECONDS: dict[str, float] = {}
+
+
+def attack_seconds(attack: Attack) -> float:
+    """Expected seconds of an attack here, from a short attack with the same networks (eigenfaces prior)."""
+    setup, method = attack.setup, attacks.get(attack.attack)
+    key = repr((setup.name, attack.attack, attack.values))
+    if key not in _SECONDS:
+        budget = method.budget(**attack.values)
+        few = {"steps": 2, "views": 2}
+        if hasattr(budget, "pool"):
+            few["pool"] = budget.candidates
+        classes = min(budget.chunk, 4)
+        target = build_classifier(setup.target.network, 62, setup.image_size).to(device())
+        images = torch.randint(0, 256, (300, 3, setup.image_size, setup.image_size), dtype=torch.uint8)
+        components = min(setup.priors["eigenfaces"]["components"], 256)
+        faces = Eigenfaces.fit(images, components=components).to(device())
+        short = method.invert(
+            target, faces, list(range(classes)), budget=replace(budget, **few), seed=0
+        )
+        full = budget.candidates * (budget.steps * 1.5 + budget.views / 2)
+        done = budget.candidates * (2 * 1.5 + 1)
+        people = setup.data.private.classes or range(62)
+        _SECONDS[key] = short.cost["seconds"] / done * full * len(people)
+    return _SECONDS[key]
+
+
+def describe(steps: list[Step]) -> str:
+    """The plan as text: a line per stage and the time left."""
+    width = max(len(step.stage.label) for step in steps)
+    lines = [
+        f"  {step.stage.label:<{width}}  {'cached' if step.there else store.duration(step.seconds)}"
+        for step in steps
+    ]
+    left = sum(step.seconds for step in steps)
+    missing = sum(not step.there for step in steps)
+    lines.append(f"{len(steps)} stages, {missing} to make, about {store.duration(left)} left on {device()}")
+    return "\n".join(lines)

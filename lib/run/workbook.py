@@ -1,0 +1,300 @@
+"""What the notebooks of one run share: a setup, the defences and seeds looked at, and their measured results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lib import erasing, results, statistics
+from lib.data import Images, World, load_world
+from lib.defences import build, canonical
+from lib.errors import UserError
+from lib.features import FeatureSets
+from lib.run import inversion, measures, targets
+from lib.run.inversion import Attack
+from lib.runtime import device, generator
+from lib.setups import Setup, Study, load_setup, load_study, setup_names
+from lib.training import predict
+
+DRAWS = 4  # erasing draws per private photo in the feature analysis
+
+
+@dataclass(frozen=True)
+class Workbook:
+    """One run of the notebooks.
+
+    Attributes:
+        setup: the world. study: the rest of what its study file says.
+        defences, training_seeds, attack_seeds: what this run looks at.
+    """
+
+    setup: Setup
+    study: Study
+    defences: tuple[str, ...]
+    training_seeds: tuple[int, ...]
+    attack_seeds: tuple[int, ...]
+
+    @cached_property
+    def world(self) -> World:
+        return load_world(self.setup)
+
+    @property
+    def chance(self) -> float:
+        return 1 / len(self.world.train.names)
+
+    # --- targets ----------------------------------------------------------------------------------
+
+    def train(self) -> pd.DataFrame:
+        """Train (or load) every target of the run at its headline length; save and return their table."""
+        return self._targets([(d, s, None) for d in self.defences for s in self.training_seeds])
+
+    def training_lengths(self) -> pd.DataFrame:
+        """Natural accuracy against training length, seed 0, for the defences that try several lengths, and
+        NoDef at half and three quarters of its headline length on every seed of the run."""
+        runs: list[tuple[str, int, float | None]] = [
+            (defence, 0, multiple)
+            for defence in self.defences
+            if defence in self.setup.multiples
+            for multiple in self.setup.multiples[defence]
+        ]
+        runs += [(*run[:2], run[2]) for run in self.exposure_controls()]
+        return self._targets(list(dict.fromkeys(runs)))
+
+    def exposure_controls(self) -> list[tuple[str, int, float]]:
+        """NoDef at half and three quarters of its steps: as many pixels seen as RE [.5,.5] and RE [.1,.4]."""
+        longest = targets.headline(self.setup, "none")
+        return [("none", seed, longest * part) for part in (0.5, 0.75) for seed in self.training_seeds]
+
+    def _targets(self, runs: Sequence[tuple[str, int, float | None]]) -> pd.DataFrame:
+        tables = []
+        for defence, seed, multiple in runs:
+            rows, identities = measures.target_rows(self.setup, defence, seed, multiple)
+            name = self._name(defence, seed, rows[0]["training_steps"])
+            results.save_table(rows, name)
+            results.save_identities(identities, name)
+            tables.append(pd.DataFrame(rows))
+        return pd.concat(tables, ignore_index=True)
+
+    # --- attacks ----------------------------------------------------------------------------------
+
+    def attack(
+        self,
+        defence: str,
+        training_seed: int | None = None,
+        *,
+        attack: str | None = None,
+        prior: str | None = None,
+        budget: str | None = None,
+        attack_seed: int | None = None,
+        multiple: float | None = None,
+    ) -> Attack:
+        """One attack run; what is not given is the study's (its first seeds)."""
+        return Attack(
+            self.setup,
+            canonical(defence),
+            self.training_seeds[0] if training_seed is None else training_seed,
+            attack or self.study.attacks[0],
+            prior or self.study.prior,
+            budget or self.study.budget,
+            self.attack_seeds[0] if attack_seed is None else attack_seed,
+            multiple,
+        )
+
+    def headline_attacks(self) -> list[Attack]:
+        """Every defence, training seed and attack seed with the study's attacks, prior and budget."""
+        return [
+            self.attack(defence, seed, attack=method, attack_seed=start)
+            for defence in self.defences
+            for seed in self.training_seeds
+            for method in self.study.attacks
+            for start in self.attack_seeds
+        ]
+
+    def frontier_attacks(self) -> list[Attack]:
+        """NoDef's own frontier: the points of its headline run, attacked alike (its end is the headline)."""
+        runs = self.training_seeds
+        names = [f"early({part:g})" for part in self.setup.snapshots]
+        return [self.attack(name, seed) for name in names for seed in runs]
+
+    def invert(self, attacks: Sequence[Attack]) -> pd.DataFrame:
+        """Run (or load) attacks; save and return their table."""
+        tables = []
+        for attack in attacks:
+            rows, identities, baselines = measures.attack_rows(attack)
+            name = self._name(attack.defence, attack.training_seed, rows[0]["training_steps"], attack)
+            results.save_table(rows, name, allow_missing={"scaled_leakage"})
+            results.save_identities(identities, name, allow_missing={"knn_distance_unseen_photo"})
+            results.save_curves(baselines, f"prior-samples__{name}")
+            tables.append(pd.DataFrame(rows))
+        return pd.concat(tables, ignore_index=True)
+
+    def evaluators(self) -> pd.DataFrame:
+        """The judges' own ceilings; saved."""
+        rows = measures.evaluator_rows(self.setup)
+        results.save_table(rows, f"{self.setup.name}__evaluators")
+        return pd.DataFrame(rows)
+
+    def _name(self, defence: str, seed: int, steps: int, attack: Attack | None = None) -> str:
+        text = f"{self.setup.name}__{slug(defence)}__{steps}-steps__seed-{seed}"
+        if attack is None:
+            return text
+        return f"{text}__{attack.attack}__{attack.prior}__{attack.budget}__seed-{attack.attack_seed}"
+
+    # --- comparisons ------------------------------------------------------------------------------
+
+    def per_identity(
+        self, table: pd.DataFrame, metric: str, evaluator: str, defence: str
+    ) -> np.ndarray:
+        """(S,K) per-identity means of a defence over the run's training seeds (attack seeds averaged)."""
+        rows = table[
+            (table.metric == metric) & (table.evaluator == evaluator) & (table.defence == canonical(defence))
+        ]
+        grid = rows.pivot_table(index="training_seed", columns="identity", values="value")
+        if grid.empty:
+            raise UserError(f"no saved values of {metric} for {defence}; run its attack first")
+        return grid.to_numpy(dtype=float)
+
+    def advantages(self, evaluator: str = "main") -> pd.DataFrame:
+        """Per defence: natural accuracy, AttAcc, their paired differences to NoDef, and the advantage over
+        NoDef's own frontier, each with a 95 % interval over identities (and seeds, where there are several)."""
+        table = results.load_identities(f"{self.setup.name}__*", folder=results.output_dir(self.setup.name))
+        table = self._headline_rows(table)
+
+        def values(metric: str, defence: str) -> np.ndarray:
+            return self.per_identity(
+                table, metric, evaluator if metric.startswith("attack") else "", defence
+            )
+
+        metric = "attack_accuracy_top1"
+        photos = np.bincount(self.world.test.labels.numpy()).astype(float)
+        frontier_names = [f"early({part:g})" for part in self.setup.snapshots] + ["none"]
+        frontier = statistics.Points(
+            np.stack([values(metric, name) for name in frontier_names], 1),
+            np.stack([values("natural_accuracy", name) for name in frontier_names], 1),
+            photos,
+        )
+        rows = []
+        for defence in self.defences:
+            attack, accuracy = values(metric, defence), values("natural_accuracy", defence)
+            point = statistics.Points(attack[:, None], accuracy[:, None], photos)
+            (advantage,) = statistics.advantage_over_frontier(
+                point, frontier, chance=self.chance, seed=measures.SEED
+            )
+            base = values(metric, "none"), values("natural_accuracy", "none")
+            seeds = min(len(attack), len(base[0]))
+            privacy = statistics.compare_paired(base[0][:seeds].mean(0), attack[:seeds].mean(0), seed=measures.SEED)
+            utility = statistics.compare_paired(
+                accuracy[:seeds].mean(0), base[1][:seeds].mean(0), seed=measures.SEED
+            )
+            rows.append(
+                {
+                    "defence": defence,
+                    "evaluator": evaluator,
+                    "training_seeds": len(attack),
+                    "natural_accuracy": statistics.nested_mean(accuracy, seed=measures.SEED),
+                    "attack_accuracy": statistics.nested_mean(attack, seed=measures.SEED),
+                    "utility_difference": utility.difference,
+                    "privacy_gain": privacy.difference,
+                    "advantage": advantage.advantage,
+                    "detectable": advantage.detectable,
+                    "verdict": statistics.verdict(advantage.advantage, defence=defence),
+                    "paper_ratio": statistics.paper_ratio(
+                        nodef_attack=float(base[0].mean()),
+                        defence_attack=float(attack.mean()),
+                        nodef_accuracy=float(base[1].mean()),
+                        defence_accuracy=float(accuracy.mean()),
+                    ),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def _headline_rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Values of targets at their headline length, and of the study's prior and budget."""
+        steps = {}
+        for defence in {*self.defences, *(f"early({p:g})" for p in self.setup.snapshots), "none"}:
+            multiple = targets.headline(self.setup, defence)
+            steps[defence] = targets.target(self.setup, defence, self.training_seeds[0], multiple).steps
+        wanted = table.training_steps == table.defence.map(steps)
+        study = (table.attack == "") | ((table.prior == self.study.prior) & (table.budget == self.study.budget))
+        seeds = table.training_seed.isin(self.training_seeds)
+        return table[wanted & study & seeds]
+
+    # --- feature space ----------------------------------------------------------------------------
+
+    def feature_sets(self, defence: str, *, erased_like: str, seed: int | None = None) -> FeatureSets:
+        """Penultimate features of one target: private train, held-out and erased photos, reconstructions,
+        prior samples.
+
+        Args:
+            erased_like: the defence whose erasing law makes the erased photos (also for NoDef).
+        """
+        attack = self.attack(defence, seed)
+        trained = attack.target()
+        photos = inversion.judge_photos(self.setup, trained, "target")
+        judged = inversion.judge_reconstructions(attack)
+        made = inversion.reconstruct(attack)
+        kept = measures.kept_index(made.selected, made.latents.shape[1])
+        aimed = judged["reconstructions"].labels[kept]
+        sets = {
+            "private_train": (photos["train"].features["target"], photos["train"].labels),
+            "private_held_out": (photos["test"].features["target"], photos["test"].labels),
+            "private_erased": self._erased_features(trained, self.world.train, erased_like),
+            "held_out_erased": self._erased_features(trained, self.world.test, erased_like),
+            "reconstructions": (judged["reconstructions"].features["target"][kept], aimed),
+            "prior_samples": (judged["prior_samples"].features["target"][kept], aimed),
+        }
+        return FeatureSets({name: (x.numpy(), y.numpy()) for name, (x, y) in sets.items()})
+
+    def _erased_features(
+        self, trained: targets.Trained, images: Images, erased_like: str
+    ) -> tuple[Tensor, Tensor]:
+        index = torch.arange(len(images)).repeat(DRAWS)
+        photos = images.take(index)
+        (defence,) = build(erased_like, self.setup.defences)
+        stream = generator(measures.SEED, "erased features")
+        pixels = defence.source(photos.float(), index, self.training_seeds[0])
+        view = defence.input(pixels, index, stream)
+        pixels = view(pixels) if view else pixels
+        shown = replace(photos, pixels=pixels.mul(255).round().byte())
+        return predict(trained.model.to(device()), shown, device=device())[0], photos.labels
+
+
+def open_workbook(
+    setup: str,
+    defences: Sequence[str] = (),
+    training_seeds: Sequence[int] = (),
+    attack_seeds: Sequence[int] = (),
+) -> Workbook:
+    """The run that a notebook's parameters describe; empty lists mean what the setup's study says.
+
+    Raises:
+        UserError: unknown setup or defence, or a seed that is not a whole number >= 0.
+    """
+    world = load_setup(setup)
+    study = load_study(world.name if world.name in setup_names() else setup)
+    chosen = tuple(canonical(text) for text in (defences or study.defences))
+    for text in chosen:
+        build(text, world.defences)
+    seeds = tuple(training_seeds or study.training_seeds), tuple(attack_seeds or study.attack_seeds)
+    for seed in (*seeds[0], *seeds[1]):
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise UserError(f"seeds: expected whole numbers of at least 0, got {seed!r}")
+    return Workbook(world, study, chosen, *seeds)
+
+
+def slug(defence: str) -> str:
+    """A defence's name as part of a file name: ``re(0.1,0.4)`` -> ``re-0.1-0.4``."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", defence).strip("-")
+
+
+def exposure_map(defence: str, setup: Setup, *, draws: int = 20_000) -> Tensor:
+    """(S,S) probability that a pixel is erased under a defence's law."""
+    (made,) = build(defence, setup.defences)
+    return erasing.exposure(made.law, setup.image_size, draws=draws, generator=generator(measures.SEED, "exposure"))

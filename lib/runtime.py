@@ -1,0 +1,110 @@
+"""Device, precision, named seed streams and provenance: the few things every room needs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lib.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def device(name: str | None = None) -> torch.device:
+    """The device to compute on: ``name``, else the environment's ``DEVICE``, else the best there is.
+
+    Raises:
+        UserError: if the device is unknown or not present.
+    """
+    wanted = name or os.environ.get("DEVICE") or ""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not wanted:
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    if wanted not in available:
+        raise UserError(f"DEVICE: expected cpu, cuda or mps, got {wanted!r}; unset it to use the best there is")
+    if not available[wanted]:
+        raise UserError(f"DEVICE={wanted}: this machine has no such device; use DEVICE=cpu or unset it")
+    return torch.device(wanted)
+
+
+def seed_for(root: int, *names: str | int) -> int:
+    """A 63-bit seed for one named stream. Streams of different names are independent, so that
+    changing what one of them draws (say, a defence) leaves the others (say, the data order) alone."""
+    text = "/".join([str(int(root)), *map(str, names)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(root: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded with :func:`seed_for`, on the device whose tensors it will fill."""
+    return torch.Generator(device=device).manual_seed(seed_for(root, *names))
+
+
+def supports_bfloat16(where: torch.device) -> bool:
+    """Whether bf16 is computed natively (elsewhere autocast would be slower than fp32)."""
+    if where.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if where.type == "cpu":
+        capability = torch.backends.cpu.get_cpu_capability()
+        return capability.startswith("AVX512") and _cpu_flag("avx512_bf16", "amx_bf16")
+    return False
+
+
+def _cpu_flag(*names: str) -> bool:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "").split()
+    return any(name in flags for name in names)
+
+
+def autocast(where: torch.device) -> contextlib.AbstractContextManager:
+    """bf16 autocast where it is native, a null context elsewhere. Losses are computed outside, in fp32."""
+    if supports_bfloat16(where):
+        return torch.autocast(where.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode without parameter gradients, for networks under attack; restored on exit."""
+    modes = [(m, m.training) for module in modules for m in module.modules()]
+    grads = [(p, p.requires_grad) for module in modules for p in module.parameters()]
+    try:
+        for module in modules:
+            module.eval().requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, required in grads:
+            parameter.requires_grad_(required)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Same seed, same machine, equal bits: deterministic kernels, no autotuning."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def provenance() -> dict[str, str]:
+    """What made a result: recorded beside every stage, never compared."""
+    revision = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {"torch": torch.__version__, "device": str(device()), "revision": revision or "unknown"}

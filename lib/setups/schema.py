@@ -1,0 +1,182 @@
+"""The shape of a setup and a study file; unknown keys, wrong types and unknown names are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lib.errors import UserError
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One source of photos (``lib.data.sources``)."""
+
+    source: str
+    crop: int | None = None
+    path: str | None = None
+    classes: list[int] = field(default_factory=list)
+    min_images: int = 3
+    max_images: int = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is private, what is public, how people and photos are cut."""
+
+    private: SourceConfig
+    public: SourceConfig
+    others: dict[str, float] = field(default_factory=dict)
+    validation: float = 0.1
+    test: float = 0.2
+    split_seed: int = 0
+    public_held_out: float = 0.1
+    verifier_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A network, how it is trained, and (for judges) behind which defence and from which start."""
+
+    network: dict[str, Any]
+    recipe: dict[str, Any]
+    defence: str = "none"
+    pretrained: dict[str, Any] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A world.
+
+    Attributes:
+        target: the network under attack; ``multiples`` lists the training lengths tried per defence, in
+            multiples of its recipe's steps; the best by validation is the headline.
+        evaluators: judges that saw the private photos; the first is ``main``.
+        verifier: an embedding of people disjoint from the private ones.
+        priors: constants per kind. attacks: per attack, named budgets.
+        defences: overrides of a method's own constants.
+    """
+
+    name: str
+    image_size: int
+    conclusive: bool
+    data: DataConfig
+    target: NetworkConfig
+    multiples: dict[str, list[float]]
+    snapshots: list[float]
+    evaluators: dict[str, NetworkConfig]
+    verifier: NetworkConfig
+    false_accept_rate: float
+    priors: dict[str, dict[str, Any]]
+    attacks: dict[str, dict[str, dict[str, Any]]]
+    defences: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def budget(self, attack: str, name: str) -> dict[str, Any]:
+        """The constants of one named budget of one attack."""
+        budgets = self.attacks.get(attack)
+        if budgets is None:
+            raise UserError(f"{self.name}: no attack {attack!r}; expected one of {', '.join(self.attacks)}")
+        if name not in budgets:
+            raise UserError(f"{self.name}: {attack} has no budget {name!r}; expected one of {', '.join(budgets)}")
+        return budgets[name]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Defences x attacks x seeds in a world; what the notebooks of a setup run on."""
+
+    setup: str
+    defences: list[str]
+    training_seeds: list[int]
+    attack_seeds: list[int]
+    attacks: list[str]
+    prior: str
+    budget: str
+    curve: list[str] = field(default_factory=list)
+
+
+def setup_names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_setup(name: str | Path) -> Setup:
+    """A setup by name, or from a YAML file of one's own.
+
+    Raises:
+        UserError: no such setup, not YAML, an unknown or missing key, or a value of another type.
+    """
+    return _build(Setup, _read(name, FOLDER, setup_names()), str(name))
+
+
+def load_study(name: str | Path) -> Study:
+    """The study of a setup: ``lib/setups/studies/<name>.yaml``, or a file."""
+    folder = FOLDER / "studies"
+    return _build(Study, _read(name, folder, sorted(p.stem for p in folder.glob("*.yaml"))), f"study {name}")
+
+
+def _read(name: str | Path, folder: Path, known: list[str]) -> dict[str, Any]:
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.exists():
+        raise UserError(f"unknown setup {str(name)!r}: expected one of {', '.join(known)}, or a path to a .yaml file")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of keys, got {type(content).__name__}")
+    return content
+
+
+def _build(kind: type, content: Any, where: str) -> Any:
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected a mapping, got {content!r}")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = sorted(set(content) - set(fields))
+    if unknown:
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; expected some of {', '.join(fields)}")
+    required = [
+        n
+        for n, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    absent = [name for name in required if name not in content]
+    if absent:
+        raise UserError(f"{where}: key {absent[0]!r} is missing")
+    return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in content.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _value(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    if origin is list and isinstance(value, list):
+        return [_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {str(k): _value(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    plain = origin or hint
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
+        raise UserError(f"{where}: expected {plain.__name__}, got {value!r}")
+    return value
+
+
+def from_dict(kind: type, content: dict[str, Any], where: str) -> Any:
+    """A dataclass of any room from YAML values, with the same refusals."""
+    return _build(kind, content, where)

@@ -1,0 +1,56 @@
+"""A number that never travels without its uncertainty and sample size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lib.errors import UserError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its confidence limits, 95 % unless its maker was told otherwise.
+
+    ``n`` counts independent units (identities, images, seeds: the maker says which). Limits are NaN where
+    the data cannot give them (one identity, one seed); ``value`` is NaN where the quantity is undefined.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise UserError(f"interval: expected low <= high, got {self.low} > {self.high}; swap them")
+
+    @property
+    def standard_error(self) -> float:
+        """Half the width over 1.96: the standard error of a normal estimate with this 95 % interval."""
+        return (self.high - self.low) / (2 * 1.959964)
+
+    def excludes(self, value: float = 0.0) -> bool:
+        """Whether the whole interval lies on one side of ``value``; False for NaN limits."""
+        return self.low > value or self.high < value
+
+    def percent(self, digits: int = 1, *, signed: bool = False) -> str:
+        """A fraction as ``71.2 % [65.0, 77.1], n = 62``; ``signed`` for differences."""
+        return self._text(100.0, digits, " %", signed)
+
+    def plain(self, digits: int = 3, *, signed: bool = False) -> str:
+        """Without unit, as ``0.712 [0.650, 0.771], n = 62``."""
+        return self._text(1.0, digits, "", signed)
+
+    def __str__(self) -> str:
+        return self.plain()
+
+    def _text(self, scale: float, digits: int, unit: str, signed: bool) -> str:
+        if math.isnan(self.value):
+            return f"undefined, n = {self.n}"
+        sign = "+" if signed else ""
+        value, low, high = (
+            f"{scale * number:{sign}.{digits}f}" for number in (self.value, self.low, self.high)
+        )
+        limits = "no interval" if math.isnan(self.low) else f"[{low}, {high}]"
+        return f"{value}{unit} {limits}, n = {self.n}"

@@ -1,0 +1,146 @@
+"""Two models attacked on the same identities (metrics specification, section 9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from lib.errors import UserError
+from lib.evaluation import identity_means
+from lib.statistics.bootstrap import RESAMPLES, identity_weights, percentile_interval, zero_event_bound
+from lib.statistics.inputs import Floats, check_level, finite
+from lib.statistics.interval import Interval
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """``difference``: first minus second, n = identities; ``p_value``: sign-flip permutation, two-sided;
+    ``detectable``: the true difference that would be found with 80 % power, NaN with one identity."""
+
+    difference: Interval
+    p_value: float
+    detectable: float
+
+
+def align(
+    first_values: ArrayLike, first_identity: ArrayLike, second_values: ArrayLike, second_identity: ArrayLike
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Per-identity means of two models from their per-image values.
+
+    Returns:
+        Means of the first and the second, (K,), and the identities (K,), ascending.
+
+    Raises:
+        UserError: unless both cover the same identities.
+    """
+    first, second = (
+        identity_means(torch.as_tensor(finite(values, "values")), torch.as_tensor(np.asarray(identity)))
+        for values, identity in ((first_values, first_identity), (second_values, second_identity))
+    )
+    if not torch.equal(first.identity, second.identity):
+        raise UserError(
+            f"paired comparison: expected the same identities, got {len(first.identity)} and "
+            f"{len(second.identity)} of which not all are common; attack the same people"
+        )
+    return first.mean.numpy(), second.mean.numpy(), first.identity.numpy()
+
+
+def compare_paired(
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    flips: int = 9999,
+) -> PairedComparison:
+    """Difference of per-identity means (K,) of two models, resampling identities jointly.
+
+    If two models agree on every identity and the values are fractions, the interval is plus or minus the
+    :func:`zero_event_bound` instead of the empty one that resampling would give.
+
+    Raises:
+        UserError: if the lengths differ, or values are missing or not finite.
+    """
+    check_level(level, resamples)
+    first, second = finite(first, "first"), finite(second, "second")
+    if len(first) != len(second):
+        raise UserError(
+            f"paired comparison: expected equal lengths, got {len(first)} and {len(second)}; align them"
+        )
+    difference, people = first - second, len(first)
+    fractions = min(first.min(), second.min()) >= 0 and max(first.max(), second.max()) <= 1
+    if fractions and not difference.any():
+        bound = zero_event_bound(people, level=level)
+        interval = Interval(0.0, -bound, bound, people)
+    else:
+        weights = identity_weights(people, resamples, np.random.default_rng(seed))
+        interval = percentile_interval(
+            difference.mean(), weights @ difference / people, n=people, level=level
+        )
+    if people > 1:
+        error = float(difference.std(ddof=1) / np.sqrt(people))
+        detectable = detectable_difference(error, degrees=people - 1, level=level)
+    else:
+        detectable = float("nan")
+    return PairedComparison(interval, sign_flip_p_value(difference, seed=seed, flips=flips), detectable)
+
+
+def sign_flip_p_value(differences: ArrayLike, *, seed: int, flips: int = 9999) -> float:
+    """Two-sided p of "no difference": under it each identity's difference (K,) could have either sign.
+
+    Exact when 2^K <= flips, else from random flips (never below 1 / (flips + 1)). The smallest exact p is
+    2 / 2^K, so fewer than six identities cannot reach 5 %.
+    """
+    differences = finite(differences, "differences")
+    if len(differences) == 1 or not differences.any():
+        return 1.0
+    result = stats.permutation_test(
+        (differences, np.zeros_like(differences)),
+        lambda x, y, axis: (x - y).mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=flips,
+        batch=1000,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def detectable_difference(
+    standard_error: float, *, degrees: int | None = None, level: float = 0.95, power: float = 0.8
+) -> float:
+    """The true difference that a two-sided test finds with probability ``power``: (t_level + t_power) * SE.
+
+    Args:
+        standard_error: of the difference, >= 0; NaN gives NaN.
+        degrees: of freedom; None uses the normal law (2.80 * SE by default).
+    """
+    check_level(level)
+    check_level(power)
+    if standard_error < 0 or (degrees is not None and degrees < 1):
+        raise UserError(
+            f"detectable difference: expected SE >= 0 and df >= 1, got {standard_error}, {degrees}"
+        )
+    law = stats.norm if degrees is None else stats.t(degrees)
+    return float((law.ppf((1 + level) / 2) + law.ppf(power)) * standard_error)
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Holm's adjusted p-values in input order (family-wise error over all setups).
+
+    Raises:
+        UserError: if there are none or one lies outside [0, 1].
+    """
+    p = finite(p_values, "p values")
+    if p.min() < 0 or p.max() > 1:
+        raise UserError(f"p values: expected [0, 1], got {p.min()} to {p.max()}; pass probabilities")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.minimum(1, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))
+    result = np.empty_like(p)
+    result[order] = adjusted
+    return result

@@ -1,0 +1,297 @@
+"""Stages meet through files: a content-addressed store of safetensors + JSON, a read-only zoo, checkpoints.
+
+A stage (decoded data, target, evaluator, prior, reconstructions) is identified by the hash of its
+parameters, the keys of the stages it was made from and a version bumped by hand. It is loaded if it is
+there, refused if its metadata differ, and made otherwise, by one process at a time. Files are written
+aside and renamed, so that a kill or a full disk never leaves half of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lib.errors import UserError
+from lib.runtime import ROOT, provenance
+
+ZOO = ROOT / "results" / "zoo"
+CHECKPOINT_SECONDS = 120.0
+
+
+def essentials(config: Any) -> dict[str, Any]:
+    """A dataclass as JSON values without the fields that have their default value, so that a field added
+    later, with a default, leaves the keys of existing stages alone."""
+    kept = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        if value != default:
+            kept[item.name] = essentials(value) if dataclasses.is_dataclass(value) else value
+    return kept
+
+
+def cache_dir() -> Path:
+    """``MIDRE_CACHE``, by default outside the tree."""
+    return Path(os.environ.get("MIDRE_CACHE") or Path.home() / ".cache" / "midre").expanduser()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the workbook's graph.
+
+    Attributes:
+        kind: data, target, evaluator, verifier, prior, reconstructions or judged.
+        label: what a person reads in listings; not part of the key.
+        params: everything that determines the result, as JSON values.
+        upstream: keys of the stages this one is made from.
+        version: bumped by hand when the code that makes it changes its result.
+    """
+
+    kind: str
+    label: str
+    params: dict[str, Any]
+    upstream: tuple[str, ...] = ()
+    version: int = 1
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        text = json.dumps(
+            {
+                "kind": self.kind,
+                "params": self.params,
+                "upstream": list(self.upstream),
+                "version": self.version,
+            },
+            sort_keys=True,
+        )
+        return json.loads(text)
+
+    @property
+    def key(self) -> str:
+        canonical = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def stem(self) -> str:
+        return f"{self.kind}-{self.key}"
+
+
+@dataclass
+class Artifact:
+    """What a stage left: tensors and metadata."""
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+    path: Path
+
+
+class Missing(UserError):
+    """A stage is neither cached nor shipped, and making it here would take long."""
+
+
+@dataclass
+class Checkpoint:
+    """Where a long computation leaves its state every few minutes. State: nested dicts and lists of
+    tensors, numbers and strings, read back with ``weights_only=True`` (nothing in it is executed)."""
+
+    path: Path | None = None
+    every: float = CHECKPOINT_SECONDS
+    _last: float = field(default_factory=time.monotonic)
+
+    def load(self) -> dict[str, Any] | None:
+        if self.path is None or not self.path.exists():
+            return None
+        return torch.load(self.path, map_location="cpu", weights_only=True)
+
+    def save(self, state: dict[str, Any] | Callable[[], dict[str, Any]], *, force: bool = False) -> bool:
+        """Write ``state`` (or what it returns) if ``every`` seconds have passed or ``force`` is set."""
+        if self.path is None or not (force or time.monotonic() - self._last >= self.every):
+            return False
+        content = state() if callable(state) else state
+        _write_aside(self.path, lambda aside: torch.save(content, aside))
+        self._last = time.monotonic()
+        return True
+
+    def discard(self) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def get(
+    stage: Stage,
+    make: Callable[[Checkpoint], tuple[dict[str, Tensor], dict[str, Any]]],
+    *,
+    seconds: float = 0.0,
+) -> Artifact:
+    """Load ``stage`` from the cache or the zoo, or make it.
+
+    Args:
+        make: called with a :class:`Checkpoint`; returns tensors and metadata.
+        seconds: how long making it is expected to take. Above a minute it is only made when
+            ``MIDRE_TRAIN=1`` (the batch runner sets it), so that opening a notebook never starts
+            hours of training silently.
+
+    Raises:
+        Missing: the stage is not there and would take too long.
+        UserError: a file is damaged or holds another stage.
+    """
+    found = find(stage)
+    if found is not None:
+        return found
+    if seconds > 60 and os.environ.get("MIDRE_TRAIN") != "1":
+        raise Missing(
+            f"{stage.label} is not there yet and takes about {duration(seconds)} on this machine; make it with "
+            f"`make run SETUP={stage.params.get('setup', '...')}`, or set MIDRE_TRAIN=1 before opening the notebook"
+        )
+    folder = cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{stage.stem}.lock"):
+        found = find(stage)  # another process may have made it while we waited
+        if found is not None:
+            return found
+        checkpoint = Checkpoint(folder / f"{stage.stem}.checkpoint")
+        start = time.monotonic()
+        tensors, meta = make(checkpoint)
+        meta = {**meta, "seconds": round(time.monotonic() - start, 1)}
+        artifact = put(stage, tensors, meta)
+        checkpoint.discard()
+    (folder / f"{stage.stem}.lock").unlink(missing_ok=True)
+    return artifact
+
+
+def put(
+    stage: Stage, tensors: dict[str, Tensor], meta: dict[str, Any], *, folder: Path | None = None
+) -> Artifact:
+    """Write a stage; the JSON is renamed last, so that a stage without it does not exist."""
+    folder = folder or cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path = folder / f"{stage.stem}.safetensors"
+    _write_aside(path, lambda aside: save_file(tensors, aside))
+    document = {
+        "stage": stage.identity,
+        "label": stage.label,
+        "sha256": _sha256(path),
+        "made_by": provenance(),
+        "meta": meta,
+    }
+    text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
+    _write_aside(path.with_suffix(".json"), lambda aside: aside.write_text(text + "\n"))
+    return Artifact(tensors, meta, path)
+
+
+def find(stage: Stage) -> Artifact | None:
+    """The stage from the cache, else from the zoo, else None."""
+    for folder in (cache_dir(), ZOO):
+        if (folder / f"{stage.stem}.json").exists():
+            return _read(folder / f"{stage.stem}.json", stage)
+    return None
+
+
+def exists(stage: Stage) -> bool:
+    return any((folder / f"{stage.stem}.json").exists() for folder in (cache_dir(), ZOO))
+
+
+def _read(path: Path, stage: Stage) -> Artifact:
+    document = json.loads(path.read_text())
+    if document.get("stage") != stage.identity:
+        raise UserError(
+            f"{path.name} holds another stage than its name says; remove it with `python -m lib.run cache rm {stage.key}`"
+        )
+    weights = path.with_suffix(".safetensors")
+    if not weights.exists() or _sha256(weights) != document["sha256"]:
+        raise UserError(
+            f"{weights.name} is damaged (its hash differs from {path.name}); remove it with "
+            f"`python -m lib.run cache rm {stage.key}` or restore results/zoo from git"
+        )
+    try:
+        with safe_open(weights, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise UserError(f"{weights.name} is not a safetensors file ({error}); remove it and run again") from error
+    return Artifact(tensors, document["meta"], weights)
+
+
+def listing() -> Iterator[dict[str, Any]]:
+    """One row per stored stage: place, key, kind, label, megabytes, seconds it took."""
+    for place, folder in (("cache", cache_dir()), ("zoo", ZOO)):
+        for path in sorted(folder.glob("*.json")):
+            document = json.loads(path.read_text())
+            if "stage" not in document:
+                continue
+            yield {
+                "place": place,
+                "key": path.stem.rpartition("-")[2],
+                "kind": document["stage"]["kind"],
+                "label": document["label"],
+                "megabytes": round(path.with_suffix(".safetensors").stat().st_size / 1e6, 1),
+                "seconds": document["meta"].get("seconds"),
+            }
+
+
+def remove(pattern: str) -> list[str]:
+    """Remove cached stages whose key, kind or label contains ``pattern``; the zoo is never touched.
+
+    Raises:
+        UserError: if nothing matches.
+    """
+    matching = [
+        row
+        for row in listing()
+        if row["place"] == "cache" and any(pattern in row[name] for name in ("key", "kind", "label"))
+    ]
+    if not matching:
+        raise UserError(f"cache rm: no cached stage matches {pattern!r}; `python -m lib.run cache ls` lists them")
+    for row in matching:
+        for path in cache_dir().glob(f"{row['kind']}-{row['key']}.*"):
+            path.unlink()
+    return [row["label"] for row in matching]
+
+
+def promote(stage: Stage, *, folder: Path = ZOO) -> Path:
+    """Copy a cached stage into the zoo, floating tensors as fp16."""
+    artifact = find(stage)
+    if artifact is None:
+        raise UserError(f"promote: {stage.label} is not in the cache; train it first")
+    tensors = {n: t.half() if t.is_floating_point() else t for n, t in artifact.tensors.items()}
+    return put(stage, tensors, artifact.meta, folder=folder).path
+
+
+def duration(seconds: float) -> str:
+    """'40 s', '12 min' or '3.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _write_aside(path: Path, write: Callable[[Path], Any]) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(aside)
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(
+            f"could not write {path}: {error.strerror or error}; {shutil.disk_usage(path.parent).free / 1e6:.0f} MB "
+            "are free there; make room or point MIDRE_CACHE elsewhere"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,281 @@
+"""The training loop: data resident as uint8, augmentation on batches, every defence through its interface."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lib.data import Images
+from lib.errors import UserError
+from lib.models import Classifier
+from lib.runtime import autocast, generator, seed_for
+from lib.store import Checkpoint
+from lib.training.augment import augment
+from lib.training.interface import Augmentation, Defence, Recipe, union
+
+Callback = Callable[[dict[str, Any]], None]
+__all__ = ["Augmentation", "TrainingResult", "accuracy", "predict", "train_classifier"]
+
+
+@dataclass
+class TrainingResult:
+    """A trained network (deployed, in evaluation mode) and how it got there.
+
+    Attributes:
+        history: a row per epoch: step, loss, validation accuracy.
+        snapshots: fraction of the schedule -> weights at that point.
+        diagnostics: what shows that each defence was active.
+    """
+
+    model: nn.Module
+    history: list[dict[str, float]]
+    snapshots: dict[float, dict[str, Tensor]]
+    diagnostics: dict[str, float]
+
+
+def train_classifier(
+    make_model: Callable[[Recipe], Classifier],
+    images: Images,
+    *,
+    recipe: Recipe,
+    defences: Sequence[Defence] = (),
+    seed: int,
+    validation: Images | None = None,
+    snapshots: Sequence[float] = (),
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    callback: Callback | None = None,
+) -> TrainingResult:
+    """Train a classifier.
+
+    Args:
+        make_model: called under the seed's ``init`` stream with the planned recipe.
+        images: private training photos with labels 0..C-1.
+        snapshots: fractions of the schedule at which the weights are kept too.
+        checkpoint: where the state is left; a run that is started again resumes exactly, at an epoch's start.
+        callback: called once an epoch with the history row.
+
+    Raises:
+        UserError: the loss is not finite, the batch is larger than the data, or two defences define a criterion.
+    """
+    for defence in defences:
+        recipe = defence.plan(recipe)
+    images = _share(images, recipe.share, seed).to(device)
+    if len(images) < 2:
+        raise UserError(f"expected at least 2 training photos, got {len(images)}")
+    batch = min(recipe.batch, len(images))
+    epoch_steps = len(images) // batch
+    epochs = math.ceil(recipe.steps / epoch_steps)
+    last_step = round(recipe.steps * recipe.stop)
+    marks = {round(recipe.steps * fraction): fraction for fraction in snapshots}
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "init"))
+        model: nn.Module = make_model(recipe)
+        for defence in defences:
+            model = defence.build(model)
+    model = model.to(device, memory_format=torch.channels_last)
+    averaged = copy.deepcopy(model).eval() if recipe.average else model
+    frozen = union(defence.freeze(model) for defence in defences)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(
+        trained,
+        recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        fused=device.type != "mps",
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _one_cycle(step, recipe))
+    criterion = _criterion(defences, recipe)
+    tapped, seen = _watch(model, defences)
+
+    step, first_epoch, history, kept = 0, 0, [], {}
+    state = checkpoint.load() if checkpoint else None
+    if state is not None:
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        _restore_defences(defences, state["defences"])
+        step, first_epoch, history = state["step"], state["epoch"], state["history"]
+        kept = {float(fraction): weights for fraction, weights in state["snapshots"].items()}
+
+    def progress(epoch: int) -> dict[str, Any]:
+        return {
+            "model": model.state_dict(),
+            "averaged": averaged.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict(),
+            "defences": _defence_state(defences),
+            "step": step,
+            "epoch": epoch,
+            "history": history,
+            "snapshots": {str(fraction): weights for fraction, weights in kept.items()},
+        }
+
+    for epoch in range(first_epoch, epochs):
+        if step >= last_step:
+            break
+        if checkpoint:
+            checkpoint.save(lambda epoch=epoch: progress(epoch))
+        for defence in defences:
+            defence.phase(epoch, epochs)
+        streams = {
+            name: generator(seed, name, epoch, device=device)
+            for name in ("order", "augmentation", "erasing", "defence")
+        }
+        order = torch.randperm(len(images), generator=streams["order"], device=device)
+        total, count = torch.zeros((), device=device), 0
+        model.train()
+        for index in order[: epoch_steps * batch].view(epoch_steps, batch):
+            if step >= last_step:
+                break
+            x, y = images.float(index), images.labels[index]
+            for defence in defences:
+                x = defence.source(x, index, seed)
+            x = augment(x, recipe.augmentation, generator=streams["augmentation"])
+            views = [d.input(x, index, streams["erasing"]) for d in defences]
+            views = [view for view in views if view is not None]
+
+            def view(images: Tensor, views: list = views) -> Tensor:
+                for apply in views:
+                    images = apply(images)
+                return images
+
+            weights = None
+            for defence in defences:
+                extras = defence.before(model, view, x, y, streams["defence"])
+                replaced = defence.batch(x, y, extras)
+                if replaced is not None:
+                    x, y, weights = replaced
+            shown = view(x).to(memory_format=torch.channels_last)
+            seen.clear()
+            with autocast(device):
+                logits = model(shown)
+            losses = criterion(logits.float(), y)
+            loss = losses.mean() if weights is None else (losses * weights).sum() / batch
+            for defence in defences:
+                loss = loss + defence.penalty(shown, y, [seen[m] for m in tapped[defence]])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            if recipe.average:
+                _average(averaged, model, min(recipe.average, (1 + step) / (10 + step)))
+            total += loss.detach()
+            step, count = step + 1, count + 1
+            if step in marks:
+                kept[marks[step]] = {n: t.clone() for n, t in averaged.state_dict().items()}
+        if count == 0:
+            break
+        row = {"step": step, "loss": float(total) / count}
+        if not math.isfinite(row["loss"]):
+            raise UserError(
+                f"training: the loss became {row['loss']} in epoch {epoch}; lower the learning rate (now "
+                f"{recipe.learning_rate}) or the defence's strength"
+            )
+        if validation is not None and (epoch % 5 == 4 or step >= last_step):
+            row["validation_accuracy"] = accuracy(averaged, validation, device=device)
+        history.append(row)
+        if callback:
+            callback({"total": last_step, **row})
+
+    final = averaged
+    for defence in defences:
+        final = defence.deploy(final)
+    diagnostics = {f"{d.name}.{key}": value for d in defences for key, value in d.diagnostics().items()}
+    return TrainingResult(final.float().eval(), history, kept, diagnostics)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, images: Images, *, device: torch.device, batch: int = 256
+) -> tuple[Tensor, Tensor]:
+    """(features (N,d), logits (N,C)), fp32 on the CPU, of unerased photos in evaluation mode."""
+    training = model.training
+    model.eval()
+    parts = [model.both(images.float(index).to(device)) for index in torch.arange(len(images)).split(batch)]
+    model.train(training)
+    features, logits = zip(*parts, strict=True)
+    return torch.cat(features).float().cpu(), torch.cat(logits).float().cpu()
+
+
+def accuracy(model: nn.Module, images: Images, *, device: torch.device) -> float:
+    """Natural accuracy: micro top-1 on unerased photos."""
+    return float((predict(model, images, device=device)[1].argmax(1) == images.labels).float().mean())
+
+
+def _one_cycle(step: int, recipe: Recipe) -> float:
+    warm = max(1, round(recipe.warm_up * recipe.steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, recipe.steps - warm))))
+
+
+def _criterion(defences: Sequence[Defence], recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
+    own = [defence for defence in defences if defence.criterion is not None]
+    if len(own) > 1:
+        raise UserError(
+            f"{own[0].name} and {own[1].name} both replace the loss; a composition can have one criterion"
+        )
+    if own:
+        return own[0].criterion
+    smoothing = recipe.label_smoothing
+    return lambda logits, y: F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+
+
+def _watch(
+    model: nn.Module, defences: Sequence[Defence]
+) -> tuple[dict[Defence, list[nn.Module]], dict[nn.Module, Tensor]]:
+    """Hooks on the union of all taps; outputs of the current step by module."""
+    tapped = {defence: defence.taps(model) for defence in defences}
+    seen: dict[nn.Module, Tensor] = {}
+    for module in {m for modules in tapped.values() for m in modules}:
+        module.register_forward_hook(lambda m, _, output: seen.__setitem__(m, output))
+    return tapped, seen
+
+
+def _share(images: Images, share: float, seed: int) -> Images:
+    if share >= 1:
+        return images
+    kept = []
+    for label in range(len(images.names)):
+        where = (images.labels == label).nonzero().squeeze(1)
+        order = torch.randperm(len(where), generator=generator(seed, "share", label))
+        kept.append(where[order[: max(1, round(share * len(where)))]])
+    return images.take(torch.cat(kept).sort().values)
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    for mean, value in zip(averaged.parameters(), model.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
+    for mean, value in zip(averaged.buffers(), model.buffers(), strict=True):
+        mean.copy_(value)
+
+
+def _defence_state(defences: Sequence[Defence]) -> list[dict[str, Any]]:
+    return [
+        {
+            "nets": [[net.state_dict(), optimiser.state_dict()] for net, optimiser in defence.nets()],
+            "tensors": defence.tensors(),
+        }
+        for defence in defences
+    ]
+
+
+def _restore_defences(defences: Sequence[Defence], states: list[dict[str, Any]]) -> None:
+    for defence, state in zip(defences, states, strict=True):
+        for (net, optimiser), (weights, moments) in zip(defence.nets(), state["nets"], strict=True):
+            net.load_state_dict(weights)
+            optimiser.load_state_dict(moments)
+        for name, tensor in defence.tensors().items():
+            tensor.copy_(state["tensors"][name])
