@@ -262,6 +262,7 @@ def test_an_identity_does_not_depend_on_its_company(target: ToyTarget, prior: To
     together = run(name, target, prior, [0, 1, 2, 3, 4])
     alone = run(name, target, prior, [3])
     torch.testing.assert_close(alone.initial[0], together.initial[3])
+    assert not torch.allclose(together.initial[3], together.initial[4]), "identities share their noise"
     # the same noise; only the rounding of kernels for another batch size may differ
     torch.testing.assert_close(alone.latents[0], together.latents[3], atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(alone.confidence[0], together.confidence[3], atol=1e-2, rtol=1e-2)
@@ -344,6 +345,45 @@ def test_crops_differ_between_samples_unless_reference() -> None:
 def test_the_reference_crop_runs(target: ToyTarget, prior: ToyPrior) -> None:
     shared = ppa.invert(target, prior, [0, 1], budget=dataclasses.replace(SMALL, reference=True), seed=3)
     assert not torch.equal(shared.latents, run("ppa", target, prior, [0, 1]).latents)
+
+
+def test_the_learning_rate_falls_at_the_milestones(target: ToyTarget, prior: ToyPrior) -> None:
+    full, falling = (
+        ppa.invert(target, prior, [0, 1], budget=dataclasses.replace(SMALL, **change), seed=0)
+        for change in ({"milestones": ()}, {"milestones": (0.5,), "decay": 1e-6})
+    )
+    limit = SMALL.steps * SMALL.learning_rate  # Adam(.1, .1): at most the learning rate per step
+    moved = [(found.latents - found.initial).abs().max().item() for found in (full, falling)]
+    assert limit / 2 + 0.02 < moved[0] < limit + 0.02
+    assert moved[1] < limit / 2 + 0.01
+
+
+def test_selection_looks_through_views_of_the_budgets_size(target: ToyTarget, prior: ToyPrior) -> None:
+    target.eval()
+    latents = prior.sample(4, generator=generator(0, "latents"))[None]
+    access = Access(target, prior, fast=False)
+    near, far = (
+        select(
+            access,
+            latents,
+            torch.tensor([1]),
+            budget=dataclasses.replace(SMALL, view_scale=(scale, scale), view_ratio=(1.0, 1.0)),
+            loss=poincare,
+            seed=0,
+        )
+        for scale in (0.3, 1.0)
+    )
+    assert (near["confidence"] - far["confidence"]).abs().max() > 1e-3
+    torch.testing.assert_close(near["loss"], far["loss"], atol=0, rtol=0)
+
+
+def test_logits_are_fp32_whatever_the_network_computes_in(target: ToyTarget, prior: ToyPrior) -> None:
+    class Half(ToyTarget):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).bfloat16()
+
+    images = prior.synthesise(prior.sample(2, generator=generator(0, "latents")))
+    assert Access(Half(prior), prior, fast=True).logits(images).dtype == torch.float32
 
 
 def test_gmi_stays_in_its_box_of_prior_deviations(target: ToyTarget, prior: ToyPrior) -> None:

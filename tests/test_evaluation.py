@@ -386,9 +386,6 @@ def test_judge_synthesises_each_latent_once_for_all_networks():
     )
     assert features.dtype == logits.dtype == torch.float32 and logits.shape == (5, 3)
     assert networks["target"].training and networks["target"].head.weight.requires_grad, "restored"
-    assert torch.equal(result["target"][0], features.round(decimals=7)) or torch.allclose(
-        result["target"][0], features, atol=1e-6
-    )
 
 
 def test_judge_scores_do_not_depend_on_the_batch_and_match_stored_bytes():

@@ -320,7 +320,7 @@ def test_mmd_by_identity(rng):
     [
         ({"private": (np.zeros((2, 3)), np.zeros(2))}, "rename it"),
         ({"private_held_out": (np.zeros((2, 3)), np.zeros(3))}, "align the identities"),
-        ({"private_held_out": (np.zeros((2, 4)), np.zeros(2))}, "one network"),
+        ({"private_held_out": (np.zeros((2, 4)), np.zeros(2))}, "use one layer"),
         ({"private_held_out": (np.full((2, 3), np.nan), np.zeros(2))}, "NaN"),
     ],
 )

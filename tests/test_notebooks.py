@@ -1,4 +1,4 @@
-"""Notebooks are thin, stripped and agree with their executed copies; the driver checks, renames and reports."""
+"""Notebooks are thin, stripped and agree with their executed copies; the driver checks and reports."""
 
 from __future__ import annotations
 

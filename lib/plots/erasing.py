@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.errors import UserError
 from lib.plots.faces import contact_sheet
-from lib.plots.style import FAINT, WIDTH, axes_or_new, grid, percent_axis, suptitle
+from lib.plots.style import FAINT, WIDTH, axes_or_new, grid, percent_axis, styles, suptitle
 
 
 def erasing_gallery(
@@ -62,7 +61,7 @@ def exposure_maps(
         ax.set_xlabel(f"mean {values.mean():.0%}", fontsize=9, color=FAINT)
         ax.grid(False)
     bar = figure.colorbar(picture, ax=list(axes), fraction=0.025, pad=0.015, aspect=22)
-    bar.set_label("share of draws that erase the pixel")
+    bar.set_label("share of draws\nthat erase the pixel", fontsize=9.5)
     percent_axis(bar.ax)
     suptitle(figure, title)
     return figure
@@ -87,15 +86,19 @@ def exposure_against_error(
     exposure = _array(exposure).ravel()
     groups = np.array_split(np.argsort(exposure, kind="stable"), bins)
     centre = np.array([exposure[group].mean() for group in groups])
-    for colour, (name, values) in zip(
-        plt.rcParams["axes.prop_cycle"].by_key()["color"], errors.items(), strict=False
-    ):
-        values = _array(values).ravel()
+    looks = styles(errors)
+    for name, look in looks.items():
+        values = _array(errors[name]).ravel()
         quartiles = np.array([np.quantile(values[group], (0.25, 0.75)) for group in groups])
         ax.plot(
-            centre, [values[group].mean() for group in groups], "o-", color=colour, label=name, markersize=5
+            centre,
+            [values[group].mean() for group in groups],
+            marker=look.marker,
+            color=look.colour,
+            label=look.label,
+            markersize=5,
         )
-        ax.fill_between(centre, *quartiles.T, color=colour, alpha=0.15, linewidth=0)
+        ax.fill_between(centre, *quartiles.T, color=look.colour, alpha=0.15, linewidth=0)
     percent_axis(ax, "x")
     ax.set(xlabel=x_label, ylabel=y_label, title=title or "")
     if len(errors) > 1:

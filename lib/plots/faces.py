@@ -202,7 +202,7 @@ def side_by_side(
     ax.set_yticks(y, list(people))
     ax.xaxis.tick_top()
     centres = [x[a:b].mean() for a, b in zip(starts[:-1], starts[1:], strict=True)]
-    ax.set_xticks(centres, [heading, *reconstructed], fontweight="semibold")
+    ax.set_xticks(centres, [heading, *reconstructed], fontweight="bold")
     if title:
         ax.set_title(title)
     if marks is not None:
@@ -266,8 +266,11 @@ def mean_faces(sets: Mapping[str, object], *, title: str | None = None, width: f
         difference = second - first
         limit = max(0.1, float(np.abs(difference).max()))
         picture = axes[-1].imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        axes[-1].set_title("second minus first\n", fontsize=10.5)
-        axes[-1].text(0, 1.03, "brightness", transform=axes[-1].transAxes, fontsize=9, color=FAINT)
+        names = list(means)
+        axes[-1].set_title(f"{names[1]} - {names[0]}\n", fontsize=10.5)
+        axes[-1].text(
+            0, 1.03, "difference in brightness", transform=axes[-1].transAxes, fontsize=9, color=FAINT
+        )
         figure.colorbar(picture, ax=axes[-1], fraction=0.046, pad=0.03)
     for ax in axes:
         ax.set(xticks=[], yticks=[])

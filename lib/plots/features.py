@@ -38,7 +38,7 @@ def _scatter(ax: Axes, sets: Points, *, looks: dict, most: int) -> None:
             points = points[np.random.default_rng(0).choice(len(points), most, replace=False)]
         ax.scatter(
             *points.T,
-            s=26 if name == "reconstructions" else 18,
+            s=38 if name == "reconstructions" else 18,
             marker=look.marker,
             color=look.colour,
             edgecolor="white",
@@ -46,16 +46,22 @@ def _scatter(ax: Axes, sets: Points, *, looks: dict, most: int) -> None:
             alpha=0.8,
             zorder=2 + 0.1 * rank.get(name, 3),
         )
-        ax.plot([], [], linestyle="", marker=look.marker, color=look.colour, label=look.label)
+    for name, look in looks.items():
+        if name in sets:
+            ax.plot([], [], linestyle="", marker=look.marker, color=look.colour, label=look.label)
 
 
 def _equal_limits(axes: Sequence[Axes], clouds: Sequence[np.ndarray]) -> None:
+    """The same limits for all axes and one unit the same length on both; panels are at most 1.4 times as wide
+    as high."""
     points = np.concatenate(clouds)
     low, high = points.min(0), points.max(0)
-    pad = 0.06 * (high - low).max()
+    half = np.maximum(0.56 * (high - low), 0.4 * (high - low).max())
+    centre = (low + high) / 2
     for ax in axes:
-        ax.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad))
-        ax.set_aspect("equal", adjustable="datalim")
+        ax.set_xlim(centre[0] - half[0], centre[0] + half[0])
+        ax.set_ylim(centre[1] - half[1], centre[1] + half[1])
+        ax.set_box_aspect(half[1] / half[0])
 
 
 def pca_panels(

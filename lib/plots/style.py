@@ -115,7 +115,7 @@ def theme() -> None:
             "axes.spines.right": False,
             "axes.titlelocation": "left",
             "axes.titlesize": 11.5,
-            "axes.titleweight": "semibold",
+            "axes.titleweight": "bold",
             "axes.titlepad": 8,
             "axes.labelsize": 10.5,
             "axes.axisbelow": True,
@@ -223,7 +223,7 @@ def percent_axis(ax: Axes, which: str = "y", *, decimals: int = 0, bounded: bool
     100 %."""
     for letter in which:
         axis = ax.xaxis if letter == "x" else ax.yaxis
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals, symbol=" %"))
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals, symbol="%"))
         if bounded:
             (ax.set_xlim if letter == "x" else ax.set_ylim)(0, 1)
 
@@ -290,4 +290,4 @@ def blend(colour: str, share: float) -> tuple[float, float, float]:
 def suptitle(figure: Figure, title: str | None) -> None:
     """The title of a figure of several panels, left aligned; None leaves it out."""
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="semibold", color=INK)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="bold", color=INK)

@@ -1,6 +1,7 @@
 """Privacy against utility: the trade-off plane, attack accuracy by judge, and attack strength over budget."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -135,11 +136,9 @@ def attack_bars(
         )
     if chance is not None:
         ax.axhline(chance, color=FAINT, linestyle=":", label="chance")
-    shown = [look.label for look in styles(names).values()]
-    ax.set_xticks(
-        range(len(names)),
-        [text.replace(", ", ",\n", 1) if "[" not in text else text.replace("] ", "]\n", 1) for text in shown],
-    )
+    characters = max(8, int(78 / len(names)))
+    shown = [fill(look.label.replace(", .", ",\u00a0."), characters) for look in styles(names).values()]
+    ax.set_xticks(range(len(names)), shown)
     ax.grid(False, axis="x")
     percent_axis(ax)
     ax.set(ylim=(0, max(1.0, frame["high"].max())), ylabel=y_label, title=title or "")

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from lib.errors import UserError
 from lib.plots.style import (
@@ -96,10 +97,15 @@ def interval_curves(
     require(frame, x, by, "value", "low", "high")
     ax = axes_or_new(ax, width=7.5, height=4.0)
     looks = styles(frame[by].astype(str))
-    for name, look in looks.items():
+    for i, (name, look) in enumerate(looks.items()):
+        # a few points sideways, so that the bars of several series at one x do not hide each other
+        shift = ScaledTranslation((i - (len(looks) - 1) / 2) * 3.5 / 72, 0, ax.figure.dpi_scale_trans)
+        moved = {"transform": ax.transData + shift}
         rows = frame[frame[by].astype(str) == name].sort_values(x)
         mean = rows.groupby(x)["value"].mean()
-        ax.plot(mean.index, mean, color=look.colour, linestyle="-" if look.filled else "--", zorder=2)
+        ax.plot(
+            mean.index, mean, color=look.colour, linestyle="-" if look.filled else "--", zorder=2, **moved
+        )
         ax.errorbar(
             rows[x],
             rows["value"],
@@ -113,11 +119,18 @@ def interval_curves(
             capsize=2.5,
             label=look.label,
             zorder=3,
+            **moved,
         )
         if headline and name in headline:
             chosen = headline[name]
             ax.scatter(
-                [chosen], [mean.loc[chosen]], s=190, facecolor="none", edgecolor=look.colour, linewidth=1.4
+                [chosen],
+                [mean.loc[chosen]],
+                s=190,
+                facecolor="none",
+                edgecolor=look.colour,
+                linewidth=1.4,
+                **moved,
             )
     if logarithmic_x:
         ax.set_xscale("log", base=2)

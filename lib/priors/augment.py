@@ -1,5 +1,8 @@
-"""Differentiable augmentation of real and generated images (Zhao et al. 2020, DiffAugment), per image with a given
-probability, so that the identity stays the most frequent case and augmentations do not leak into the generator."""
+"""Differentiable augmentation of real and generated images (Zhao et al. 2020, 'Differentiable augmentation
+for data-efficient GAN training'). Each kind has a probability below one, so that untouched images stay
+frequent and augmentations do not leak into the generator (Karras et al. 2020, 'Training GANs with limited
+data', section 2.2).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ CONTRAST = 0.5
 
 
 def augment(images: Tensor, probability: float, *, generator: torch.Generator) -> Tensor:
-    """Colour, translation (up to an eighth) and cutout (a square of 0.4 of the side), each with ``probability``.
+    """Colour, translation (by up to an eighth) and cutout (a square of 0.4 sides), each with ``probability``.
 
     Args:
         images: (n, 3, S, S) around [0, 1]; not clamped, so that gradients pass.

@@ -1,4 +1,4 @@
-"""Eigenfaces (Turk and Pentland 1991) as an image prior: instant, deterministic, the baseline a GAN must beat."""
+"""Eigenfaces (Turk and Pentland 1991) as a prior: instant, deterministic, the baseline a GAN must beat."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Eigenfaces(Prior):
 
     @classmethod
     def fit(cls, images: Tensor, *, components: int = 256, seed: int = 0) -> Self:
-        """Principal components of uint8 ``images`` (N, 3, S, S) by scikit-learn's randomised PCA (fixed seed).
+        """Principal components of uint8 ``images`` (N, 3, S, S) by scikit-learn's randomised PCA.
 
         About twice the images' size in fp32 is held in memory (2 GB for 20 000 images of 64 pixels).
 
@@ -42,10 +42,11 @@ class Eigenfaces(Prior):
                 "decode them with lib.data"
             )
         values = images[0].numel()
-        if not 1 <= components <= min(len(images) - 1, values):
+        most = min(len(images) - 1, values)
+        if not 1 <= components <= most:
             raise UserError(
-                f"eigenfaces: expected 1 to {min(len(images) - 1, values)} components for {len(images)} images of "
-                f"{values} values, got {components}; lower components or add public images"
+                f"eigenfaces: expected 1 to {most} components for {len(images)} images of {values} values, "
+                f"got {components}; lower components or add public images"
             )
         matrix = images.cpu().flatten(1).to(torch.float32).div_(255).numpy()
         # three power iterations: faces' spectrum falls fast, more change nothing visible
@@ -69,7 +70,7 @@ class Eigenfaces(Prior):
         return clamp_through(flat.view(-1, *self.mean.shape))
 
     def project(self, images: Tensor) -> Tensor:
-        """Latents (n, d) of images (n, 3, S, S) in [0, 1]: the least-squares inverse of :meth:`synthesise`."""
+        """Latents (n, d) of images (n, 3, S, S) in [0, 1]: the least-squares fit of :meth:`synthesise`."""
         return (images - self.mean).flatten(1) @ self.directions.t() / self.scale
 
     def log_density(self, latents: Tensor) -> Tensor:

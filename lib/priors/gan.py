@@ -1,16 +1,17 @@
 """Training of the small StyleGAN2: non-saturating logistic loss, lazy R1, EMA, differentiable augmentation.
 
-Sources: Karras et al. 2020 (StyleGAN2: lazy regularisation every 16 steps, EMA), Mescheder et al. 2018 (R1), Zhao et
-al. 2020 (DiffAugment). Both networks see one batch of fakes per step: the discriminator learns on it first, then the
-generator is judged on the same images by the updated discriminator, which saves one synthesis.
+Sources: Karras et al. 2020 (StyleGAN2: lazy regularisation every 16 steps, EMA), Mescheder et al. 2018 (R1),
+Zhao et al. 2020 (DiffAugment). Both networks see one batch of fakes per step: the discriminator learns on it
+first, then the updated discriminator judges the same images for the generator, which saves one synthesis.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from lib.errors import UserError
 from lib.priors.augment import augment
-from lib.priors.stylegan import Discriminator, Generator, StyleSpec, spec_for
+from lib.priors.stylegan import Discriminator, Generator, StyleSpec, build_networks, spec_for
 from lib.runtime import autocast, seed_for
 from lib.store import Checkpoint
 
@@ -71,12 +72,9 @@ class _Run:
     """Networks, optimisers and random stream of one training, all in one saveable state."""
 
     def __init__(self, spec: StyleSpec, config: GanConfig, seed: int, device: torch.device) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(seed, "gan", "weights"))
-            self.generator, self.discriminator = Generator(spec), Discriminator(spec)
-            self.average = Generator(spec)
-        self.average.load_state_dict(self.generator.state_dict())
-        self.average.requires_grad_(False).eval()
+        networks = build_networks(spec, seed=seed_for(seed, "gan", "weights"))
+        self.generator, self.discriminator = networks
+        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         for network in (self.generator, self.discriminator, self.average):
             network.to(device)
         lazy = config.r1_every / (config.r1_every + 1)
@@ -92,7 +90,7 @@ class _Run:
     def state(self, spec: StyleSpec, fingerprint: str) -> dict[str, Any]:
         return {
             "fingerprint": fingerprint,
-            "spec": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(spec).items()},
+            "spec": spec.as_dict(),
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "average": self.average.state_dict(),
@@ -105,8 +103,8 @@ class _Run:
     def restore(self, state: dict[str, Any], fingerprint: str) -> None:
         if state.get("fingerprint") != fingerprint:
             raise UserError(
-                "GAN checkpoint: expected one of this training (same configuration, seed and images), got another's; "
-                "remove the .checkpoint file and start again"
+                "GAN checkpoint: expected one of this training (same configuration, seed and images), got "
+                "another's; remove the .checkpoint file and start again"
             )
         for name in ("generator", "discriminator", "average"):
             getattr(self, name).load_state_dict(state[name])
@@ -131,17 +129,18 @@ def train_gan(
 ) -> tuple[Generator, Discriminator, list[dict[str, float]]]:
     """Train on uint8 ``images`` (N, 3, S, S).
 
-    The run is resumed exactly from ``checkpoint`` where there is one: killed and resumed equals uninterrupted, bit
-    for bit on one device and thread count.
+    The run is resumed exactly from ``checkpoint`` where there is one: killed and resumed equals
+    uninterrupted, bit for bit on one device and thread count.
 
     Args:
         device: where to train; by default where the images are.
         callback: gets every history row as it is made.
 
     Returns:
-        The averaged generator and the discriminator, both in evaluation mode, and the history: every 100 steps
-        the means of ``discriminator_loss``, ``generator_loss``, ``real_logit``, ``fake_logit`` (since the last row),
-        ``r1`` (E|dD/dx|^2) and ``images`` seen.
+        The averaged generator and the discriminator, both frozen and in evaluation mode, and the history, one
+        row every 100 steps: ``step``, ``images`` seen, and the means since the last row of
+        ``discriminator_loss``, ``generator_loss``, ``real_logit``, ``fake_logit`` and ``r1`` (E|dD/dx|^2;
+        absent if none was computed).
 
     Raises:
         UserError: images of another size than the networks, too few, or not uint8; a checkpoint of another
@@ -172,23 +171,19 @@ def train_gan(
 
 
 def generator_from_checkpoint(state: dict[str, Any]) -> tuple[Generator, Discriminator]:
-    """Averaged generator and discriminator of a training that may still be running (``checkpoint.load()``)."""
+    """Averaged generator and discriminator from ``checkpoint.load()`` of a training that may still run."""
     spec = StyleSpec(**state["spec"])
-    generator, discriminator = Generator(spec), Discriminator(spec)
+    generator, discriminator = build_networks(spec)
     generator.load_state_dict(state["average"])
     discriminator.load_state_dict(state["discriminator"])
     return generator.eval().requires_grad_(False), discriminator.eval().requires_grad_(False)
 
 
 def _check(images: Tensor, config: GanConfig) -> StyleSpec:
-    if (
-        images.dtype != torch.uint8
-        or images.ndim != 4
-        or images.shape[1] != 3
-        or images.shape[2] != images.shape[3]
-    ):
+    shape = tuple(images.shape)
+    if images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
         raise UserError(
-            f"GAN images: expected uint8 (N, 3, S, S), got {images.dtype} {tuple(images.shape)}; decode them with lib.data"
+            f"GAN images: expected uint8 (N, 3, S, S), got {images.dtype} {shape}; decode them with lib.data"
         )
     spec = config.networks or spec_for(images.shape[-1])
     if spec.image_size != images.shape[-1]:
@@ -198,7 +193,8 @@ def _check(images: Tensor, config: GanConfig) -> StyleSpec:
         )
     if len(images) < config.batch:
         raise UserError(
-            f"GAN images: expected at least a batch of {config.batch}, got {len(images)}; lower batch or add images"
+            f"GAN images: expected at least a batch of {config.batch}, got {len(images)}; lower batch or "
+            "add images"
         )
     return spec
 
@@ -277,8 +273,8 @@ def _row(run: _Run, sums: Tensor, config: GanConfig) -> dict[str, float]:
         row["r1"] = norm / penalties
     if not all(math.isfinite(value) for value in row.values()):
         raise UserError(
-            f"GAN training diverged before step {run.step} (a loss is not finite); lower the learning rates or "
-            "raise r1_gamma, then start again from the last checkpoint"
+            f"GAN training: expected finite losses, got NaN or infinity before step {run.step}; lower the "
+            "learning rates or raise r1_gamma and train again"
         )
     run.history.append(row)
     return row

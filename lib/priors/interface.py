@@ -37,7 +37,7 @@ class Prior(ABC):
     def synthesise(self, latents: Tensor) -> Tensor:
         """Latents (n, d) to images (n, 3, S, S), fp32 in [0, 1], differentiable in the latents only.
 
-        Values outside [0, 1] are clamped in the forward pass and passed through unchanged in the backward pass
+        Values outside [0, 1] are clamped in the forward pass; their gradients pass through unchanged
         (:func:`clamp_through`), so that no pixel's gradient dies.
         """
 
@@ -48,8 +48,8 @@ class Prior(ABC):
     @abstractmethod
     def blocks(self) -> list[Block]:
         """Synthesis cut into stages for attacks on intermediate features (IF-GMI), coarse to fine:
-        ``(features, rgb, latents) -> (features, rgb)``, the first called with ``(None, None, latents)`` and the
-        last rgb turned into images by :meth:`finish`. Empty where there are no intermediate features."""
+        ``(features, rgb, latents) -> (features, rgb)``, the first called with ``(None, None, latents)`` and
+        the last rgb turned into images by :meth:`finish`. Empty where there are no intermediate features."""
 
     def finish(self, rgb: Tensor) -> Tensor:
         """The last block's rgb to images, fp32 in [0, 1]."""

@@ -1,18 +1,21 @@
-"""A small StyleGAN2 for faces of 16 to 128 pixels (Karras et al. 2020, 'Analyzing and improving the image quality
-of StyleGAN'), cut to what one CPU core can train.
+"""A small StyleGAN2 for faces of 16 to 64 pixels (Karras et al. 2020, 'Analyzing and improving the image
+quality of StyleGAN'), cut to what one CPU core can train.
 
 Kept: equalised learning rates, mapping network, modulation and demodulation, skip generator, residual
-discriminator, minibatch standard deviation. Changed for speed: modulation is applied to activations instead of to
-weights (no grouped convolutions, which are slow on CPUs; equal up to rounding), up-sampling convolutions work at the
-lower resolution and are followed by the [1,3,3,1] filter (bilinear), the discriminator pools before its
-down-sampling convolution and starts with a strided stem. One w drives all layers (W, not W+) and the noise
-is constant, so that an image is a deterministic function of its latent.
+discriminator, minibatch standard deviation. Changed for speed: modulation is applied to activations instead
+of to weights (no grouped convolutions, which are slow on CPUs; equal up to rounding); up-sampling
+convolutions work at the lower resolution and are followed by the [1, 3, 3, 1] filter (bilinear); the
+discriminator starts with a strided stem and pools before its down-sampling convolutions. One w drives all
+layers (W, not W+) and the noise is constant, so that an image is a deterministic function of its latent.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,6 +58,10 @@ class StyleSpec:
                     f"{name}: expected {expected} widths for {size} pixels, got {len(getattr(self, name))}; "
                     "give one per resolution"
                 )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; ``StyleSpec(**spec.as_dict()) == spec``."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
 def spec_for(image_size: int) -> StyleSpec:
@@ -130,8 +137,8 @@ class MappingNetwork(nn.Module):
 class ModulatedConv(nn.Module):
     """Modulate, convolve, demodulate, add constant noise and bias, activate.
 
-    Demodulation: d[n, o] = rsqrt(sum_{i,k} (W[o, i, k] s[n, i])^2), so that inputs of unit variance give outputs of
-    unit variance (StyleGAN2, eq. 3).
+    Demodulation: d[n, o] = rsqrt(sum_{i,k} (W[o, i, k] s[n, i])^2), so that inputs of unit variance give
+    outputs of unit variance (StyleGAN2, eq. 3).
     """
 
     def __init__(self, inputs: int, outputs: int, latent_dim: int, size: int, *, up: bool = False) -> None:
@@ -245,8 +252,8 @@ class DiscriminatorBlock(nn.Module):
 class Discriminator(nn.Module):
     """Images (n, 3, S, S) in [0, 1] to realness logits (n,), fp32.
 
-    In training the minibatch standard deviation is taken over groups of four; in evaluation its running mean is
-    used instead, so that an image's logit does not depend on the other images of the batch.
+    In training the minibatch standard deviation is taken over groups of four; in evaluation its running mean
+    is used instead, so that an image's logit does not depend on the other images of the batch.
     """
 
     def __init__(self, spec: StyleSpec) -> None:
@@ -254,9 +261,7 @@ class Discriminator(nn.Module):
         widths = spec.discriminator_channels
         self.image_size = spec.image_size
         self.stem = Conv(3, widths[0], 4, stride=2)
-        self.blocks = nn.ModuleList(
-            DiscriminatorBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(DiscriminatorBlock(a, b) for a, b in pairwise(widths))
         self.last = Conv(widths[-1] + 1, widths[-1], 3)
         self.hidden = Linear(widths[-1] * 16, widths[-1])
         self.output = Linear(widths[-1], 1)
@@ -282,3 +287,10 @@ class Discriminator(nn.Module):
         with torch.no_grad():
             self.deviation.lerp_(deviation.mean(), 0.01)
         return deviation.repeat(size)[:, None, None, None].expand(n, 1, height, width).to(x.dtype)
+
+
+def build_networks(spec: StyleSpec, *, seed: int = 0) -> tuple[Generator, Discriminator]:
+    """Both networks with random weights from ``seed``; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return Generator(spec), Discriminator(spec)

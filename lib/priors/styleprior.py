@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from lib.errors import UserError
 from lib.priors.interface import Block, Prior, clamp_through
-from lib.priors.stylegan import SLOPE, Discriminator, Generator, StyleSpec
+from lib.priors.stylegan import SLOPE, Discriminator, Generator, StyleSpec, build_networks
 
 STATISTICS_SAMPLES = 10_000
 
@@ -20,12 +19,11 @@ STATISTICS_SAMPLES = 10_000
 class StylePrior(Prior):
     """Frozen generator, and its discriminator as critic.
 
-    The mean latent and the density are those of 10 000 mapped latents from a fixed seed; they are recomputed on
-    loading instead of stored, so that they always belong to the weights at hand (fp16 copies included).
+    The mean latent and the density are those of 10 000 mapped latents from a fixed seed; they are recomputed
+    on loading instead of stored, so that they always belong to the weights at hand (fp16 copies included).
 
-    The density is Gaussian in P space, where w before the mapping's last leaky ReLU lives (Zhu et al. 2020,
-    'Improved StyleGAN embedding: where are the good latents?', section 3.2): w itself is one-sided and far from
-    Gaussian.
+    The density is Gaussian in P space, where w lives before the mapping's last leaky ReLU (Zhu et al. 2020,
+    'Improved StyleGAN embedding: where are the good latents?', section 3.2): w itself is one-sided.
     """
 
     name: ClassVar[str] = "stylegan"
@@ -101,30 +99,27 @@ class StylePrior(Prior):
         return {
             "name": self.name,
             "image_size": self.image_size,
-            "networks": asdict(self.generator.spec),
+            "networks": self.generator.spec.as_dict(),
             "critic": self.discriminator is not None,
         }
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
         spec = StyleSpec(**meta["networks"])
-        networks: dict[str, Generator | Discriminator] = {"generator": Generator(spec)}
-        if meta["critic"]:
-            networks["discriminator"] = Discriminator(spec)
+        networks = dict(zip(("generator", "discriminator"), build_networks(spec), strict=True))
+        if not meta["critic"]:
+            del networks["discriminator"]
         unknown = sorted({name.partition(".")[0] for name in tensors} - networks.keys())
         for part, network in networks.items():
-            own = {
-                n.removeprefix(f"{part}."): t.float() for n, t in tensors.items() if n.startswith(f"{part}.")
-            }
+            start = f"{part}."
+            own = {n.removeprefix(start): t.float() for n, t in tensors.items() if n.startswith(start)}
             expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
             found = {name: tensor.shape for name, tensor in own.items()}
-            if unknown or found != expected:
-                different = unknown or sorted(
-                    n for n in {**expected, **found} if found.get(n) != expected.get(n)
-                )
+            different = unknown + sorted(n for n in expected | found if found.get(n) != expected.get(n))
+            if different:
                 raise UserError(
-                    f"stylegan prior: expected the tensors of {spec}, got others (first different: {different[0]}); "
-                    "this file holds another prior"
+                    f"stylegan prior: expected the tensors of {spec}, got another {part} "
+                    f"(first difference: {different[0]}); this file holds another prior"
                 )
             network.load_state_dict(own)
         return cls(networks["generator"], networks.get("discriminator"))

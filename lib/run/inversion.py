@@ -60,7 +60,7 @@ def prior_artifact(setup: Setup, kind: str) -> store.Artifact:
             checkpoint=checkpoint,
             callback=lambda row: report(stage.label, int(row["step"]), config.steps),
         )
-        made = StylePrior.from_networks(generator, discriminator)
+        made = StylePrior(generator, discriminator)
         return made.state(), {**made.meta(), "history": history, "steps": config.steps}
 
     return store.get(stage, make, seconds=prior_seconds(setup, kind))
@@ -204,10 +204,14 @@ def judge_reconstructions(attack: Attack) -> dict[str, Judged]:
     return {name: _judged(tensors, name, labels) for name in ("reconstructions", "prior_samples")}
 
 
+def photos_stage(setup: Setup, network: Stage, role: str) -> Stage:
+    label = f"{setup.name} photos seen by {network.label.removeprefix(setup.name + ' ')}"
+    return Stage("photos", label, {"setup": setup.name, "role": role}, (network.key,))
+
+
 def judge_photos(setup: Setup, trained: Trained, role: str) -> dict[str, Judged]:
     """The private photos of each split as seen by one network."""
-    params = {"setup": setup.name, "role": role}
-    stage = Stage("photos", f"{setup.name} photos seen by {trained.stage.label}", params, (trained.stage.key,))
+    stage = photos_stage(setup, trained.stage, role)
 
     def sets() -> dict[str, Images]:
         world = load_world(setup)

@@ -88,7 +88,8 @@ class Engine(NBClientEngine):
             return begin(cell, cell_index, **more)
 
         nb_man.cell_start = cell_start
-        return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+        quiet = ["--log-level=40"]  # else each kernel warns about its local sockets, across the live line
+        return super().execute_managed_notebook(nb_man, kernel_name, extra_arguments=quiet, **kwargs)
 
 
 papermill_engines.register(ENGINE, Engine)

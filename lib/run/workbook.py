@@ -117,6 +117,12 @@ class Workbook:
             for start in self.attack_seeds
         ]
 
+    def frontier(self) -> pd.DataFrame:
+        """Train, attack and save NoDef's own frontier; the table of its attacks."""
+        attacks = self.frontier_attacks()
+        self._targets([(attack.defence, attack.training_seed, None) for attack in attacks])
+        return self.invert(attacks)
+
     def frontier_attacks(self) -> list[Attack]:
         """NoDef's own frontier: the points of its headline run, attacked alike (its end is the headline)."""
         runs = self.training_seeds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from lib.errors import UserError
 
@@ -25,10 +26,9 @@ class Interval:
         if self.low > self.high:
             raise UserError(f"interval: expected low <= high, got {self.low} > {self.high}; swap them")
 
-    @property
-    def standard_error(self) -> float:
-        """Half the width over 1.96: the standard error of a normal estimate with this 95 % interval."""
-        return (self.high - self.low) / (2 * 1.959964)
+    def standard_error(self, *, level: float = 0.95) -> float:
+        """Standard error of a normal estimate with this interval: half the width over 1.96 at 95 %."""
+        return (self.high - self.low) / (2 * NormalDist().inv_cdf((1 + level) / 2))
 
     def excludes(self, value: float = 0.0) -> bool:
         """Whether the whole interval lies on one side of ``value``; False for NaN limits."""

@@ -13,7 +13,7 @@ import numpy as np
 import sklearn
 
 from lib.errors import UserError
-from lib.statistics.bootstrap import RESAMPLES, identity_weights, percentile_interval
+from lib.statistics.bootstrap import RESAMPLES, identity_weights, percentile_interval, zero_event_bound
 from lib.statistics.curves import frontier_attack, hypervolume, matched_attack
 from lib.statistics.inputs import Floats, check_level, finite
 from lib.statistics.interval import Interval
@@ -105,7 +105,8 @@ def advantage_over_frontier(
     """Advantage of each defence point over NoDef's own frontier: 0 = no better than a weaker model.
 
     Identities are resampled for both jointly, and with them natural accuracies and the fit; training seeds,
-    where there are several, are resampled for each apart.
+    where there are several, are resampled for each apart. Where no resample differs (no attack reaches
+    anybody, say) the interval is the value plus or minus :func:`lib.statistics.zero_event_bound`.
 
     Args:
         defence: P models. frontier: NoDef checkpoints (five or so). chance: see :func:`frontier_attack`.
@@ -125,11 +126,9 @@ def advantage_over_frontier(
     fitted = frontier_attack(*there, here[0], chance=chance)
     result = []
     for i, at in enumerate(here[0]):
-        interval = percentile_interval(
-            fitted[i] - here[1][i], samples[:, i], n=defence.identities, level=level
-        )
+        interval = _advantage_interval(fitted[i] - here[1][i], samples[:, i], defence.identities, level)
         outside = not there[0].min() <= at <= there[0].max()
-        detectable = detectable_difference(float(samples[:, i].std(ddof=1)), level=level)
+        detectable = detectable_difference(interval.standard_error(level=level), level=level)
         result.append(Advantage(interval, float(fitted[i]), float(at), bool(outside), detectable))
     return result
 
@@ -204,6 +203,13 @@ def dominance_probability(first: Points, second: Points, *, seed: int, resamples
     gain = accuracy[:, :, None] - other_accuracy[:, None]
     cut = other_attack[:, None] - attack[:, :, None]
     return ((gain >= 0) & (cut >= 0) & ((gain > 0) | (cut > 0))).mean(0)
+
+
+def _advantage_interval(value: float, samples: Floats, people: int, level: float) -> Interval:
+    if people > 1 and np.ptp(samples) < 1e-12:
+        bound = zero_event_bound(people, level=level)
+        return Interval(float(value), max(-1.0, value - bound), min(1.0, value + bound), people)
+    return percentile_interval(value, samples, n=people, level=level)
 
 
 def _resample(

@@ -66,7 +66,7 @@ def verdict(interval: Interval, *, defence: str = "RE", level: float = 0.95) -> 
     "helps" or "hurts" needs an interval that excludes 0 and at least six identities (fewer cannot reach
     5 % in a sign-flip test); everything else, NaN limits included, is "not established".
     """
-    detectable = detectable_difference(interval.standard_error, level=level)
+    detectable = detectable_difference(interval.standard_error(level=level), level=level)
     enough = interval.n >= _FEWEST_IDENTITIES
     if enough and interval.low > 0:
         outcome = f"{defence} helps"

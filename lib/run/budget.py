@@ -1,0 +1,93 @@
+"""How the attack's strength grows with its budget, and whether another attack or prior would be stronger."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lib import results, statistics
+from lib.run import inversion, measures
+from lib.run.inversion import Attack
+from lib.run.tables import points
+from lib.run.workbook import Workbook
+
+BUDGETS = ("quick", "sweep", "headline")
+"""Weakest first."""
+SHOWN = (
+    ("attack_accuracy_top1", "main"),
+    ("attack_accuracy_top1", "panel_majority"),
+    ("verifier_match", "verifier"),
+    ("verifier_rank1_accuracy", "verifier"),
+    ("target_confidence", "target"),
+)
+
+
+def curve_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
+    """One model attacked by the study's first attack under every budget of the setup, weakest first; budgets
+    with the same constants count once, under the later name."""
+    method = book.study.attacks[0]
+    known = [name for name in BUDGETS if name in book.setup.attacks[method]]
+    made = {repr(sorted(attack.values.items())): attack for attack in (book.attack(defence, budget=b) for b in known)}
+    return list(made.values())
+
+
+def rival_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
+    """The same model under a middling budget with every prior, and under the other attacks."""
+    first = book.study.attacks[0]
+    known = [name for name in BUDGETS if name in book.setup.attacks[first]]
+    middle = known[len(known) // 2]
+    runs = [book.attack(defence, attack=first, prior=kind, budget=middle) for kind in book.setup.priors]
+    for method, budgets in book.setup.attacks.items():
+        if method != first:
+            runs.append(book.attack(defence, attack=method, budget=list(budgets)[-1]))
+    return runs
+
+
+def network_passes(attack: Attack) -> float:
+    """Images through the target per person, forward and backward passes counted alike."""
+    cost = inversion.reconstruct(attack).cost
+    return cost["target_forward"] + cost["target_backward"]
+
+
+def budget_curve(book: Workbook, defence: str = "none") -> pd.DataFrame:
+    """Attack, save ``curves/<run>__attack-budget`` and return its rows (:data:`lib.results.CURVE_COLUMNS`)."""
+    runs = curve_attacks(book, defence)
+    table = book.invert(runs)
+    wanted = pd.MultiIndex.from_frame(table[["metric", "evaluator"]]).isin(SHOWN)
+    passes = {run.budget: network_passes(run) for run in runs}
+    rows = table[wanted].drop(columns="headline")
+    rows = rows.assign(curve="attack_budget", x_name="network_passes", x=rows["budget"].map(passes))
+    first = runs[0]
+    name = f"attack-budget__{book.name(first.defence, first.training_seed, int(rows.training_steps.iloc[0]))}"
+    results.save_curves(rows[list(results.CURVE_COLUMNS)], name)
+    return rows.reset_index(drop=True)
+
+
+def gain(book: Workbook, curve: pd.DataFrame, metric: str = "attack_accuracy_top1") -> statistics.PairedComparison:
+    """The largest budget minus the smallest, paired by identity, main evaluator."""
+    runs = curve_attacks(book, curve["defence"].iloc[0])
+    weakest, strongest = (_per_identity(run, metric) for run in (runs[0], runs[-1]))
+    return statistics.compare_paired(strongest, weakest, seed=measures.SEED)
+
+
+def _per_identity(attack: Attack, metric: str) -> list[float]:
+    _, identities, _ = measures.attack_rows(attack)
+    rows = [row for row in identities if row["metric"] == metric and row["evaluator"] == "main"]
+    return [row["value"] for row in sorted(rows, key=lambda row: row["identity"])]
+
+
+def curve_sentence(book: Workbook, curve: pd.DataFrame) -> str:
+    """Whether strength grows with the budget, in words."""
+    rows = curve[(curve.metric == "attack_accuracy_top1") & (curve.evaluator == "main")].sort_values("x")
+    if len(rows) < 2:
+        return f"Preset {book.setup.name}: one budget only, no curve."
+    low, high, compared = rows.iloc[0], rows.iloc[-1], gain(book, curve)
+    text = (
+        f"Preset {book.setup.name}: {high.x / low.x:.0f} times the passes move AttAcc from {100 * low.value:.1f} % "
+        f"({low.budget}) to {100 * high.value:.1f} % ({high.budget}), {points(compared.difference)}, "
+        f"n = {compared.difference.n}"
+    )
+    if not book.setup.conclusive:
+        return f"{text}: too small to conclude."
+    if compared.difference.low > 0:
+        return f"{text}: the attack grows with its budget."
+    return f"{text}: no growth established; {100 * compared.detectable:.1f} points could have been detected."

@@ -1,0 +1,75 @@
+"""Tables as a notebook shows them: intervals in words, units in the cells, no columns that say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pandas as pd
+
+from lib.results import is_fraction, summarise
+from lib.results.sentences import metric_name, show_interval, show_number
+from lib.statistics import Interval, Ratio, Verdict
+
+
+def readable(
+    frame: pd.DataFrame, *, plain: Collection[str] = (), signed: Collection[str] = ()
+) -> pd.DataFrame:
+    """The frame with intervals, verdicts and ratios as text.
+
+    Args:
+        plain: columns whose intervals are no fractions. signed: columns of differences, shown with a sign.
+    """
+
+    def text(value: Any, column: str) -> Any:
+        if isinstance(value, Interval):
+            show = value.plain if column in plain else value.percent
+            return show(signed=column in signed).rpartition(", n = ")[0]
+        if isinstance(value, Verdict):
+            return value.outcome
+        return str(value) if isinstance(value, Ratio) else value
+
+    shown = {column: [text(value, column) for value in frame[column]] for column in frame}
+    return pd.DataFrame(shown, index=frame.index).rename(columns=lambda name: str(name).replace("_", " "))
+
+
+def pivot(
+    table: pd.DataFrame,
+    *,
+    metrics: Collection[str] = (),
+    columns: str = "evaluator",
+    headline: bool = True,
+    **filters: str,
+) -> pd.DataFrame:
+    """Rows of results as defence x ``columns``, each cell ``71.2 % [65.0, 77.1]``; seeds are joined.
+
+    Args:
+        table: rows of ``results/tables``. metrics: kept, in this order (all where empty).
+        columns: the schema column that becomes the frame's columns: ``evaluator`` or ``metric``.
+        filters: further ``column=value`` conditions.
+    """
+    rows = table[table["metric"].isin(metrics)] if metrics else table
+    for column, wanted in filters.items():
+        rows = rows[rows[column] == wanted]
+    rows = summarise(rows, headline=headline)
+    cells = [
+        f"{show_number(row.value, row.metric)} {show_interval(row.low, row.high, row.metric)}"
+        for row in rows.itertuples()
+    ]
+    names = rows[columns].map(metric_name) if columns == "metric" else rows[columns].str.replace("_", " ")
+    shown = rows.assign(cell=cells, name=names)
+    order = [metric_name(name) for name in metrics] if columns == "metric" and metrics else list(names.unique())
+    wide = shown.pivot(index="defence", columns="name", values="cell")
+    wide = wide.reindex(index=list(dict.fromkeys(rows["defence"])), columns=order)
+    return wide.rename_axis(index="defence", columns=None)
+
+
+def points(interval: Interval) -> str:
+    """A difference of fractions in words: ``+12.3 points [+4.0, +20.1]``."""
+    scaled = [100 * value for value in (interval.value, interval.low, interval.high)]
+    return f"{scaled[0]:+.1f} points [{scaled[1]:+.1f}, {scaled[2]:+.1f}]"
+
+
+def unit_of(metric: str) -> str:
+    """``%`` for shares, else nothing."""
+    return "%" if is_fraction(metric) else ""

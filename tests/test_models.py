@@ -1,0 +1,175 @@
+"""Networks: normalisation inside, features and logits in one pass, weights loaded strictly and never executed."""
+
+import pickle
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lib.errors import UserError
+from lib.models import build_classifier, classifier_from, load_external, load_weights
+from lib.runtime import frozen
+
+SPECS = [
+    {"kind": "residual", "widths": [4, 8, 8, 8]},
+    {"kind": "ir", "widths": [4, 4, 8, 8], "units": [1, 1, 1, 1], "feature_size": 6},
+    {"kind": "densenet", "growth_rate": 4, "block_config": [2, 2], "num_init_features": 8, "bn_size": 2},
+    {"kind": "torchvision", "name": "resnet18"},
+    {"kind": "ir", "widths": [4, 4, 8, 8], "units": [1, 1, 1, 1], "feature_size": 6, "cosine": 10.0},
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["kind"])
+def test_features_are_what_the_head_sees(spec):
+    model = build_classifier(spec, 5, 32).eval()
+    images = torch.rand(3, 3, 32, 32)
+    features, logits = model.both(images)
+    assert logits.shape == (3, 5)
+    torch.testing.assert_close(model.head(features), logits)
+    torch.testing.assert_close(model(images), logits)
+    torch.testing.assert_close(model.features(images), features)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["kind"])
+def test_a_stored_network_is_rebuilt_with_the_same_logits(spec):
+    model = build_classifier(spec, 4, 32, width=1.0).eval()
+    meta = {"spec": model.spec, "num_classes": 4, "image_size": 32}
+    again = classifier_from(model.state_dict(), meta)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model(images), again(images))
+
+
+def test_width_is_remembered_by_the_spec():
+    model = build_classifier(SPECS[0], 4, 32, width=0.5)
+    again = classifier_from(model.state_dict(), {"spec": model.spec, "num_classes": 4, "image_size": 32})
+    assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in model.parameters())
+    assert model.head.in_features == 4
+
+
+def test_the_target_has_a_normalised_feature_vector():
+    model = build_classifier({"kind": "residual"}, 62, 64).eval()
+    features = model.features(torch.rand(4, 3, 64, 64))
+    torch.testing.assert_close(features.mean(1), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.norm(dim=1), torch.full((4,), features.shape[1] ** 0.5), rtol=0.1, atol=0)
+    assert 1e6 < sum(p.numel() for p in model.parameters()) < 3e6
+
+
+def test_normalisation_is_inside():
+    model = build_classifier(SPECS[0], 3, 32).eval()
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(model.features(images), model.body((images - 0.5) / 0.5))
+
+
+def test_skip_scale_one_is_the_plain_network_and_zero_cuts_the_skip():
+    model = build_classifier(SPECS[0], 3, 32).eval()
+    images = torch.rand(2, 3, 32, 32)
+    before = model(images)
+    for module in model.modules():
+        if hasattr(module, "skip_scale"):
+            module.skip_scale.fill_(0.0)
+    assert not torch.allclose(model(images), before)
+
+
+@pytest.mark.parametrize(
+    ("spec", "word"),
+    [
+        ({"kind": "resnet"}, "unknown"),
+        ({"kind": "residual", "width": [4]}, "width"),
+        ({"kind": "torchvision", "name": "nonesuch"}, "nonesuch"),
+    ],
+)
+def test_bad_specs_are_refused(spec, word):
+    with pytest.raises(UserError, match=word):
+        build_classifier(spec, 3, 32)
+
+
+def test_weights_of_another_network_or_class_count_are_refused():
+    model = build_classifier(SPECS[0], 3, 32)
+    with pytest.raises(UserError, match="another architecture"):
+        load_weights(model, build_classifier(SPECS[1], 3, 32).state_dict())
+    with pytest.raises(UserError, match="number of classes"):
+        load_weights(model, build_classifier(SPECS[0], 4, 32).state_dict())
+
+
+def test_frozen_restores_modes_and_gradients():
+    model = build_classifier(SPECS[0], 3, 32).train()
+    model.head.bias.requires_grad_(False)
+    with frozen(model):
+        assert not model.training
+        assert not any(p.requires_grad for p in model.parameters())
+    assert model.training and model.head.weight.requires_grad and not model.head.bias.requires_grad
+
+
+# --- a user's own classifier ---------------------------------------------------------------------------
+
+
+def tiny_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+FACTORY = f"{__name__}:tiny_network"
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_an_external_classifier_is_loaded_and_described(tmp_path, importable, suffix):
+    network = tiny_network()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save({f"_orig_mod.{name}": t for name, t in network.state_dict().items()}, path)
+    else:
+        save_file(network.state_dict(), path)
+    model = load_external(factory=FACTORY, weights=path, image_size=16, class_names=["a", "b", "c"])
+    images = torch.rand(2, 3, 16, 16)
+    features, logits = model.both(images)
+    torch.testing.assert_close(logits, network((images - 0.5) / 0.5))
+    torch.testing.assert_close(network[4](features), logits)
+    shown = model.detected()
+    assert shown["classes"] == 3 and shown["feature layer"] == "4" and shown["feature size"] == 4
+
+
+def test_a_feature_layer_that_is_not_linear_gives_its_output(tmp_path, importable):
+    path = tmp_path / "w.safetensors"
+    save_file(tiny_network().state_dict(), path)
+    model = load_external(factory=FACTORY, weights=path, image_size=16, feature_layer="2")
+    assert model.features(torch.rand(2, 3, 16, 16)).shape == (2, 4)
+    with pytest.raises(UserError, match="feature_layer"):
+        load_external(factory=FACTORY, weights=path, image_size=16, feature_layer="nowhere")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("exploded", "w"))
+
+
+def test_a_pickle_offered_as_checkpoint_is_never_executed(tmp_path, monkeypatch, importable):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bomb.pt").write_bytes(pickle.dumps({"weight": Bomb()}))
+    torch.save({"weight": Bomb()}, tmp_path / "bomb2.pt")
+    for name in ("bomb.pt", "bomb2.pt"):
+        with pytest.raises(UserError, match="not executed"):
+            load_external(factory=FACTORY, weights=tmp_path / name, image_size=16)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"factory": "nowhere:nothing"}, "factory"),
+        ({"factory": "builtins:dict"}, "Module"),
+        ({"weights": "absent.pt"}, "absent.pt"),
+        ({"class_names": ["one"]}, "class names"),
+    ],
+)
+def test_bad_external_input_is_one_clear_error(tmp_path, importable, options, word):
+    path = tmp_path / "w.safetensors"
+    save_file(tiny_network().state_dict(), path)
+    with pytest.raises(UserError, match=word) as error:
+        load_external(**{"factory": FACTORY, "weights": path, "image_size": 16, **options})
+    assert "\n" not in str(error.value)

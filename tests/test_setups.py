@@ -1,0 +1,86 @@
+"""Setup and study files: everything shipped loads; unknown keys, wrong types and names are refused."""
+
+import pytest
+import yaml
+
+from lib import attacks
+from lib.defences import build, canonical
+from lib.errors import UserError
+from lib.run.targets import recipe_of
+from lib.setups import load_setup, load_study, setup_names
+from lib.setups.schema import FOLDER
+
+
+@pytest.mark.parametrize("name", setup_names())
+def test_shipped_setups_are_whole(name):
+    setup = load_setup(name)
+    assert setup.name == name
+    for config in (setup.target, *setup.evaluators.values(), setup.verifier):
+        if config.network["kind"] != "external":
+            recipe_of(config, name)
+        build(config.defence, setup.defences)
+    for attack, budgets in setup.attacks.items():
+        for budget in budgets:
+            if budget not in setup.priors:
+                for prior in setup.priors:
+                    constants = {**budgets.get(prior, {}), **setup.budget(attack, budget)}
+                    attacks.get(attack).budget(**constants)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "studies").glob("*.yaml")))
+def test_shipped_studies_name_what_exists(name):
+    study, setup = load_study(name), load_setup(load_study(name).setup)
+    for defence in study.defences:
+        assert canonical(defence) == defence
+        build(defence, setup.defences)
+    assert study.prior in setup.priors
+    for attack in study.attacks:
+        setup.budget(attack, study.budget)
+
+
+def test_the_four_worlds_are_there():
+    assert set(setup_names()) >= {"digits", "lfw64", "lfw64_funneled", "folder"}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"colour": 1}, "unknown key 'colour'"),
+        ({"image_size": "large"}, "expected int"),
+        ({"data": {"private": {"source": "digits", "colour": 1}, "public": {"source": "digits"}}}, "colour"),
+        ({"snapshots": 0.5}, "snapshots"),
+        ({"conclusive": 1}, "expected bool"),
+    ],
+)
+def test_a_changed_setup_is_refused_with_the_key(tmp_path, change, word):
+    content = yaml.safe_load((FOLDER / "digits.yaml").read_text()) | change
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=word) as error:
+        load_setup(path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_keys_unknown_names_and_broken_files(tmp_path):
+    content = yaml.safe_load((FOLDER / "digits.yaml").read_text())
+    del content["verifier"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="'verifier' is missing"):
+        load_setup(path)
+    with pytest.raises(UserError, match="expected one of"):
+        load_setup("nonesuch")
+    path.write_text("a: [1")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_setup(path)
+    path.write_text("- a list")
+    with pytest.raises(UserError, match="mapping"):
+        load_setup(path)
+
+
+def test_unknown_budget_and_attack():
+    setup = load_setup("digits")
+    with pytest.raises(UserError, match="no budget"):
+        setup.budget("ppa", "huge")
+    with pytest.raises(UserError, match="no attack"):
+        setup.budget("magic", "quick")
