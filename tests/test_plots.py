@@ -161,6 +161,7 @@ def test_interval_curves_join_seeds_and_ring_the_headline():
     ax = P.interval_curves(frame, x="steps", y_label="natural accuracy", headline={"none": 2})
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.5, 0.5])
     ring = [offsets for c in ax.collections for offsets in c.get_offsets().tolist() if offsets == [2, 0.5]]
+    assert ax.get_ylim()[0] < 0.15 and ax.get_ylim()[1] > 0.65 and ax.get_xlim()[0] < 1 < 2 < ax.get_xlim()[1]
     assert len(ring) == 1 and legend(ax) == ["NoDef", "FE .5"] and ax.get_xlabel() == "steps"
 
 

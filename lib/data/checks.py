@@ -53,8 +53,8 @@ def counts(world: World) -> list[dict[str, Any]]:
 
 
 def digest(images: Images) -> str:
-    """Sixteen hexadecimal digits that change when a file changes place, label or order (not with pixels, whose
-    last bit depends on the decoder's version)."""
+    """Sixteen hexadecimal digits that change when a file changes its place or label. Pixels are left out:
+    their last bit depends on the decoder's version."""
     text = "\n".join(
         f"{label} {file}" for label, file in zip(images.labels.tolist(), images.files, strict=True)
     )
@@ -88,7 +88,8 @@ def difference_hash(pixels: Tensor, *, mirrored: bool = False) -> Tensor:
 
 @dataclass(frozen=True)
 class Prints:
-    """What duplicates are found by: the bytes of each photo, and its hash as it is and mirrored (N,256) in -1, 1."""
+    """What duplicates are found by: a digest of each photo's pixels, and hashes (N,256) in {-1, 1} of the
+    photos as they are and mirrored."""
 
     pixels: list[bytes]
     codes: Tensor
@@ -102,8 +103,8 @@ class Prints:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Photos of the first set that are in the second: (P,2) index pairs, and for near ones the bits that differ
-    (P,). ``near`` holds the nearest photo of the second set, mirrored or not, and excludes exact ones."""
+    """Photos of the first set that are in the second: index pairs (P,2), and for near ones the bits that
+    differ (P,). ``near`` holds the nearest photo of the second set, mirrored or not, without exact ones."""
 
     exact: Tensor
     near: Tensor
@@ -172,8 +173,8 @@ def duplicate_message(rows: list[dict[str, Any]]) -> str:
     guilty = [f"{row['first']} and {row['second']}" for row in rows if row["exact"] or row["near"]]
     if near > COARSE * photos:
         return (
-            f"{exact} equal photos in two sets; the perceptual hash calls {near} more pairs alike, too many to mean "
-            "anything: these images have too little detail for it"
+            f"{exact} equal photos are in two sets; the perceptual hash calls {near} more pairs alike, too "
+            "many to mean anything: these images have too little detail for it"
         )
     if not exact + near:
         return "no photo is in two sets, neither exactly nor nearly"
@@ -228,17 +229,14 @@ class Framing:
             f"(correlation of the mean images {self.before:.2f} as they are, {self.after:.2f} moved)"
         )
         if not self.comparable:
-            return f"the mean images do not look alike (correlation at most {self.after:.2f}): framing not judged"
+            return f"framing not judged: the mean images do not look alike (correlation {self.after:.2f})"
         if not self.mismatch:
             return f"framed alike: {text}"
-        change = "smaller" if self.zoom > 1 else "larger"
-        return (
-            f"warning, framed differently: {text}; give the public source a {change} `crop`, or re-align it"
-        )
+        return f"warning, framed differently: {text}; cut one of the two sources larger, smaller or elsewhere"
 
 
 def framing(private: Images, public: Images) -> Framing:
-    """Compare the framing of two sets by their mean images: which zoom and shift of the public mean correlates
+    """Compare the framing of two sets by their mean images: which zoom and shift of the public mean agrees
     best with the private one, over the middle of the image.
 
     Raises:
@@ -268,8 +266,8 @@ def mean_image(images: Images) -> Tensor:
 
 
 def _correlations(fixed: Tensor, moved: Tensor, zoom: float, reach: int) -> Tensor:
-    """Correlation of ``fixed`` with ``moved`` (1,1,S,S), magnified by ``zoom`` about the middle and shifted by
-    -reach ... reach pixels down (rows) and right (columns)."""
+    """Correlation of ``fixed`` with ``moved`` (1,1,S,S), magnified by ``zoom`` about the middle and shifted
+    by -reach to reach pixels down (rows) and right (columns)."""
     theta = torch.tensor([[[1 / zoom, 0, 0], [0, 1 / zoom, 0]]])
     grid = F.affine_grid(theta, list(moved.shape), align_corners=False)
     seen = F.grid_sample(moved, grid, padding_mode="border", align_corners=False)

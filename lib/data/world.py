@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ class World:
 
     Attributes:
         train, validation, test: private photos. Every choice is made on validation, test is touched once.
+            Empty where a setup has none (``private: {source: none}``).
         public: what priors are trained on. public_held_out: public photos no prior saw.
         near_public, verifier, pretraining: people disjoint from the private ones and from each other.
     """
@@ -59,10 +60,14 @@ def load_world(setup: Setup) -> World:
 
 def _make(setup: Setup) -> tuple[dict[str, torch.Tensor], dict]:
     config, size = setup.data, setup.image_size
-    photos = _read(config.private, size)
-    private, others = _private_and_others(photos, config)
-    sets = split_photos(private, validation=config.validation, test=config.test, seed=config.split_seed)
-    helpers = cut_by_name(others, config.others, seed=config.split_seed)
+    if config.private.source == "none":  # somebody's classifier without the photos it was trained on
+        photos = Images(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+        sets, helpers = {name: photos.take(photos.labels) for name in ("train", "validation", "test")}, {}
+    else:
+        photos = _read(config.private, size)
+        private, others = _private_and_others(photos, config)
+        sets = split_photos(private, validation=config.validation, test=config.test, seed=config.split_seed)
+        helpers = cut_by_name(others, config.others, seed=config.split_seed)
     if config.public.source == "near_public":
         public = helpers.pop("near_public")
     elif config.public.source == config.private.source and config.public.classes:
@@ -103,4 +108,15 @@ def _read(source: SourceConfig, size: int) -> Images:
         if not source.path:
             raise UserError("data source 'folder' needs a path: root/<identity>/*.jpg")
         options["path"] = Path(source.path).expanduser()
-    return SOURCES[source.source](size, **options)
+    images = SOURCES[source.source](size, **options)
+    return replace(images, pixels=move_down(images.pixels, source.down)) if source.down else images
+
+
+def move_down(pixels: torch.Tensor, share: float) -> torch.Tensor:
+    """Move images (N,3,S,S) down by a share of their side; the free rows mirror the ones below them."""
+    if not 0 <= share < 0.5:
+        raise UserError(f"data source: expected down in [0, 0.5), got {share}")
+    rows = round(share * pixels.shape[-1])
+    if rows == 0:
+        return pixels
+    return torch.cat([pixels[:, :, 1 : rows + 1].flip(2), pixels[:, :, :-rows]], 2)

@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from lib.errors import UserError
 from lib.plots.style import (
@@ -20,6 +21,7 @@ from lib.plots.style import (
     interval_errors,
     legend_below,
     order,
+    percent_axis,
     set_styles,
     styles,
     suptitle,
@@ -27,6 +29,13 @@ from lib.plots.style import (
 from lib.plots.training import require
 
 Points = Mapping[str, np.ndarray]
+MEASURE_NAMES = {
+    "ncm_margin": "class-mean margin",
+    "ncm_accuracy": "class-mean accuracy",
+    "davies_bouldin": "Davies-Bouldin index",
+    "fisher_ratio": "Fisher ratio",
+    "neighbour_ratio": "own / other neighbour distance",
+}
 
 
 def _scatter(ax: Axes, sets: Points, *, looks: dict, most: int) -> None:
@@ -38,7 +47,7 @@ def _scatter(ax: Axes, sets: Points, *, looks: dict, most: int) -> None:
             points = points[np.random.default_rng(0).choice(len(points), most, replace=False)]
         ax.scatter(
             *points.T,
-            s=38 if name == "reconstructions" else 18,
+            s=38 if name == "reconstructions" and len(points) < 150 else 18,
             marker=look.marker,
             color=look.colour,
             edgecolor="white",
@@ -201,7 +210,8 @@ def separation_plot(
                 capsize=2.5,
             )
         arrow = "left is better" if directions.get(measure, "up") == "down" else "right is better"
-        ax.set_title(measure.replace("_", " ").replace("ncm", "class-mean"), fontsize=10.5)
+        ax.set_title(MEASURE_NAMES.get(measure, measure.replace("_", " ")), fontsize=10.5)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set_xlabel(arrow, fontsize=9, color=FAINT)
         ax.set_yticks(range(len(names)), [looks[name].label for name in names])
         ax.set_ylim(len(names) - 0.4, -0.6)
@@ -214,7 +224,7 @@ def distance_distributions(
     frame: pd.DataFrame,
     *,
     kind: str = "violin",
-    x_label: str = "distance to the nearest image, private spread = 1",
+    x_label: str = "squared distance to the nearest image\n(1 = mean between photos of one person)",
     logarithmic: bool = False,
     title: str | None = None,
     width: float = WIDTH,
@@ -230,7 +240,7 @@ def distance_distributions(
         raise UserError(f"expected kind violin or ecdf, got {kind!r}; choose one")
     names = order(frame["defence"])
     looks = set_styles(frame["pair"], known=PAIRS)
-    height = 0.9 + 0.42 * len(looks) if kind == "violin" else 3.2
+    height = 0.9 + 0.42 * len(looks) if kind == "violin" else 3.8
     figure, axes = grid(len(names), columns=2, width=width, height=height, sharex=True, sharey=True)
     for ax, name in zip(axes, names, strict=True):
         rows = frame[frame["defence"] == name].replace([np.inf, -np.inf], np.nan).dropna(subset=["value"])
@@ -258,12 +268,18 @@ def distance_distributions(
             ax.set_ylim(len(looks) - 0.4, -0.6)
             ax.grid(False, axis="y")
             if logarithmic:
-                ax.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
-                ax.xaxis.set_major_formatter(lambda value, _: f"{10**value:g}")
+                low, high = (10**edge for edge in ax.dataLim.intervalx)
+                ticks = [step * 10.0**power for power in range(-6, 7) for step in (1, 2, 5)]
+                ticks = [tick for tick in ticks if low / 1.2 <= tick <= high * 1.2]
+                ax.set_xticks(np.log10(ticks), [f"{tick:g}" for tick in ticks])
         else:
             ax.set_ylabel("share of identities")
+            percent_axis(ax, bounded=True)
             if logarithmic:
                 ax.set_xscale("log")
+                ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                ax.xaxis.set_minor_locator(NullLocator())
     if kind == "ecdf":
         legend_below(figure, axes, columns=3)
     suptitle(figure, title)

@@ -73,7 +73,7 @@ SETS = {
     "private_erased": Style("private, erased", "#009e73", "^", position=2),
     "held_out_erased": Style("held out, erased", "#8fd3bd", "v", position=3),
     "reconstructions": Style("reconstructions", "#d55e00", "X", position=4),
-    "prior_samples": Style("prior samples", "#b59bc8", "P", position=5),
+    "prior_samples": Style("prior samples", "#9b72b8", "P", position=5),
     "other_classes": Style("other people", "#c4c4c4", "s", position=6),
 }
 PAIRS = {

@@ -98,15 +98,12 @@ def interval_curves(
     ax = axes_or_new(ax, width=7.5, height=4.0)
     looks = styles(frame[by].astype(str))
     for i, (name, look) in enumerate(looks.items()):
-        # a few points sideways, so that the bars of several series at one x do not hide each other
-        shift = ScaledTranslation((i - (len(looks) - 1) / 2) * 3.5 / 72, 0, ax.figure.dpi_scale_trans)
-        moved = {"transform": ax.transData + shift}
         rows = frame[frame[by].astype(str) == name].sort_values(x)
         mean = rows.groupby(x)["value"].mean()
-        ax.plot(
-            mean.index, mean, color=look.colour, linestyle="-" if look.filled else "--", zorder=2, **moved
+        (line,) = ax.plot(
+            mean.index, mean, color=look.colour, linestyle="-" if look.filled else "--", zorder=2
         )
-        ax.errorbar(
+        bars = ax.errorbar(
             rows[x],
             rows["value"],
             yerr=interval_errors(rows["value"], rows["low"], rows["high"]),
@@ -119,19 +116,23 @@ def interval_curves(
             capsize=2.5,
             label=look.label,
             zorder=3,
-            **moved,
         )
+        # a few points sideways, so that the bars of several series at one x do not hide each other; set after
+        # drawing, because matplotlib does not fit its limits to data under another transform
+        shift = ScaledTranslation((i - (len(looks) - 1) / 2) * 3.5 / 72, 0, ax.figure.dpi_scale_trans)
+        for artist in (line, *bars.get_children()):
+            artist.set_transform(ax.transData + shift)
         if headline and name in headline:
             chosen = headline[name]
-            ax.scatter(
+            ring = ax.scatter(
                 [chosen],
                 [mean.loc[chosen]],
                 s=190,
                 facecolor="none",
                 edgecolor=look.colour,
                 linewidth=1.4,
-                **moved,
             )
+            ring.set_offset_transform(ax.transData + shift)
     if logarithmic_x:
         ax.set_xscale("log", base=2)
     ticks = sorted(frame[x].unique())

@@ -50,12 +50,12 @@ class GanConfig:
     generator_rate: float = 2e-3
     discriminator_rate: float = 2e-3
     decay: float = 0.2
-    r1_gamma: float = 0.2
+    r1_gamma: float = 0.03
     r1_every: int = 16
     r1_batch: int = 16
     ema_images: float = 10_000
     ema_ramp: float = 0.05
-    augment_probability: float = 0.4
+    augment_probability: float = 0.15
     networks: StyleSpec | None = None
 
     def __post_init__(self) -> None:

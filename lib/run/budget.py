@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
-from lib import results, statistics
+from lib import evaluation, results, statistics
 from lib.run import inversion, measures
 from lib.run.inversion import Attack
 from lib.run.tables import points
@@ -62,17 +63,19 @@ def budget_curve(book: Workbook, defence: str = "none") -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
-def gain(book: Workbook, curve: pd.DataFrame, metric: str = "attack_accuracy_top1") -> statistics.PairedComparison:
-    """The largest budget minus the smallest, paired by identity, main evaluator."""
-    runs = curve_attacks(book, curve["defence"].iloc[0])
-    weakest, strongest = (_per_identity(run, metric) for run in (runs[0], runs[-1]))
+def gain(book: Workbook, defence: str = "none") -> statistics.PairedComparison:
+    """AttAcc by the main evaluator under the largest budget minus the smallest, paired by identity."""
+    runs = curve_attacks(book, defence)
+    weakest, strongest = (_success(run) for run in (runs[0], runs[-1]))
     return statistics.compare_paired(strongest, weakest, seed=measures.SEED)
 
 
-def _per_identity(attack: Attack, metric: str) -> list[float]:
-    _, identities, _ = measures.attack_rows(attack)
-    rows = [row for row in identities if row["metric"] == metric and row["evaluator"] == "main"]
-    return [row["value"] for row in sorted(rows, key=lambda row: row["identity"])]
+def _success(attack: Attack) -> np.ndarray:
+    """(K,) share of each identity's kept reconstructions that the main evaluator takes for the person."""
+    seen, made = inversion.judge_reconstructions(attack)["reconstructions"], inversion.reconstruct(attack)
+    kept = measures.kept_index(made.selected, made.latents.shape[1])
+    right = evaluation.hits(seen.logits["main"][kept], seen.labels[kept])
+    return evaluation.identity_means(right.double(), seen.labels[kept]).mean.numpy()
 
 
 def curve_sentence(book: Workbook, curve: pd.DataFrame) -> str:
@@ -80,7 +83,7 @@ def curve_sentence(book: Workbook, curve: pd.DataFrame) -> str:
     rows = curve[(curve.metric == "attack_accuracy_top1") & (curve.evaluator == "main")].sort_values("x")
     if len(rows) < 2:
         return f"Preset {book.setup.name}: one budget only, no curve."
-    low, high, compared = rows.iloc[0], rows.iloc[-1], gain(book, curve)
+    low, high, compared = rows.iloc[0], rows.iloc[-1], gain(book, curve["defence"].iloc[0])
     text = (
         f"Preset {book.setup.name}: {high.x / low.x:.0f} times the passes move AttAcc from {100 * low.value:.1f} % "
         f"({low.budget}) to {100 * high.value:.1f} % ({high.budget}), {points(compared.difference)}, "

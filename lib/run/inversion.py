@@ -169,7 +169,9 @@ class Judged:
 
 
 def judges(setup: Setup) -> dict[str, Trained]:
-    """The evaluators and the verifier."""
+    """The evaluators and the verifier; nobody without private photos."""
+    if setup.data.private.source == "none":
+        return {}
     return {role: targets.judge(setup, role) for role in (*setup.evaluators, "verifier")}
 
 

@@ -138,12 +138,15 @@ class Gallery:
 def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
     """(table rows, per-identity rows, baseline rows for ``curves/``) of one attack run.
 
-    Needs the private photos for distances and verification; accuracies by evaluators need none.
+    Without private photos there are no judges: the rows are the target's own confidence.
     """
     setup = attack.setup
     common = _common(setup, attack.defence, attack.training_seed, attack.multiple)
     study = load_study(setup.name)
-    chosen = common["headline"] and attack.prior == study.prior and attack.budget == study.budget
+    chosen = common["headline"] and (attack.attack in study.attacks) and (attack.prior, attack.budget) == (
+        study.prior,
+        study.budget,
+    )
     common |= {
         "prior": attack.prior,
         "attack": attack.attack,
@@ -158,7 +161,8 @@ def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
     identities: list[Row] = []
 
     everything, start = judged["reconstructions"], judged["prior_samples"]
-    for suffix, seen in (("", _take(everything, kept)), ("_unselected", everything)):
+    kept_seen, started = take(everything, kept), take(start, kept)
+    for suffix, seen in (("", kept_seen), ("_unselected", everything)):
         for evaluator, right in accuracy_hits(setup, seen).items():
             for top, hit in right.items():
                 if suffix and (top != "top1"):
@@ -167,29 +171,35 @@ def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
                 rows.append(_row(common, metric, evaluator, "", _mean(hit, seen.labels)))
                 if not suffix and top == "top1":
                     identities += _per_identity(common, metric, evaluator, hit.float(), seen.labels)
-    kept_seen = _take(everything, kept)
     confidence = made.confidence.gather(1, made.selected).flatten()
     rows.append(_row(common, "target_confidence", "target", "", _mean(confidence, kept_seen.labels)))
 
-    gallery = Gallery(setup)
-    for metric, right in gallery.verdicts(kept_seen.features["verifier"], kept_seen.labels).items():
-        rows.append(_row(common, metric, "verifier", "", _mean(right, kept_seen.labels)))
-        identities += _per_identity(common, metric, "verifier", right.float(), kept_seen.labels)
-    rows += _distance_rows(attack, common, kept_seen, identities)
-    rows += _realism_rows(common, gallery, kept_seen)
+    own = {"reconstructions": _own_probability(kept_seen), "prior_samples": _own_probability(started)}
+    rows.append(_row(common, "target_probability", "target", "", _mean(own["reconstructions"], kept_seen.labels)))
+    baselines = [_row(common, "target_probability", "target", "", _mean(own["prior_samples"], started.labels))]
 
-    baselines: list[Row] = []
-    started = _take(start, kept)
-    samples = {"curve": "prior_samples", "x_name": "none", "x": 0.0}
-    for evaluator, right in accuracy_hits(setup, started).items():
-        baselines.append(
-            {**_row(common, "attack_accuracy_top1", evaluator, "", _mean(right["top1"], started.labels)), **samples}
-        )
-    for metric, right in gallery.verdicts(started.features["verifier"], started.labels).items():
-        baselines.append({**_row(common, metric, "verifier", "", _mean(right, started.labels)), **samples})
-    for row in baselines:
-        row.pop("headline")
+    if setup.data.private.source != "none":
+        gallery = Gallery(setup)
+        for metric, right in gallery.verdicts(kept_seen.features["verifier"], kept_seen.labels).items():
+            rows.append(_row(common, metric, "verifier", "", _mean(right, kept_seen.labels)))
+            identities += _per_identity(common, metric, "verifier", right.float(), kept_seen.labels)
+        rows += _distance_rows(attack, common, kept_seen, identities)
+        rows += _realism_rows(common, gallery, kept_seen)
+        for evaluator, right in accuracy_hits(setup, started).items():
+            interval = _mean(right["top1"], started.labels)
+            baselines.append(_row(common, "attack_accuracy_top1", evaluator, "", interval))
+        for metric, right in gallery.verdicts(started.features["verifier"], started.labels).items():
+            baselines.append(_row(common, metric, "verifier", "", _mean(right, started.labels)))
+    else:
+        identities += _per_identity(common, "target_confidence", "target", confidence, kept_seen.labels)
+    curve = {"curve": "prior_samples", "x_name": "none", "x": 0.0}
+    baselines = [{**{k: v for k, v in row.items() if k != "headline"}, **curve} for row in baselines]
     return rows, identities, baselines
+
+
+def _own_probability(seen: Judged) -> Tensor:
+    """(N,) the target's probability of the aimed class on the image as it is."""
+    return seen.logits["target"].softmax(1).gather(1, seen.labels[:, None])[:, 0]
 
 
 def kept_index(selected: Tensor, candidates: int) -> Tensor:
@@ -198,8 +208,11 @@ def kept_index(selected: Tensor, candidates: int) -> Tensor:
 
 
 def accuracy_hits(setup: Setup, seen: Judged) -> dict[str, dict[str, Tensor]]:
-    """evaluator -> top1 / top5 hits (N,); the panel's majority vote and unanimity have top1 only."""
+    """evaluator -> top1 / top5 hits (N,); the panel's majority vote and unanimity have top1 only. Empty
+    without private photos."""
     found: dict[str, dict[str, Tensor]] = {}
+    if setup.data.private.source == "none":
+        return found
     for role in setup.evaluators:
         logits = seen.logits[role]
         found[role] = {
@@ -323,7 +336,7 @@ def _per_identity(
     ]
 
 
-def _take(seen: Judged, index: Tensor) -> Judged:
+def take(seen: Judged, index: Tensor) -> Judged:
     return Judged(
         {role: part[index] for role, part in seen.features.items()},
         {role: part[index] for role, part in seen.logits.items()},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -146,7 +148,8 @@ def _missing_seconds(setup: Setup, stage: Stage) -> float:
 def _external(setup: Setup) -> Trained:
     options = {k: v for k, v in setup.target.network.items() if k != "kind"}
     model = load_external(image_size=setup.image_size, **options)
-    stage = Stage("target", f"{setup.name} external target", dict(setup.target.network))
+    digest = hashlib.sha256(Path(options["weights"]).expanduser().read_bytes()).hexdigest()
+    stage = Stage("target", f"{setup.name} external target", {**setup.target.network, "weights_sha256": digest})
     return Trained(model, stage, {"steps": 0, "external": True, "detected": model.detected()})
 
 

@@ -46,6 +46,11 @@ class Workbook:
         return load_world(self.setup)
 
     @property
+    def has_photos(self) -> bool:
+        """Whether there are private photos. Without them (somebody's classifier) only the target can judge."""
+        return self.setup.data.private.source != "none"
+
+    @property
     def chance(self) -> float:
         return 1 / len(self.world.train.names)
 
@@ -53,7 +58,7 @@ class Workbook:
 
     def train(self) -> pd.DataFrame:
         """Train (or load) every target of the run at its headline length; save and return their table."""
-        return self._targets([(d, s, None) for d in self.defences for s in self.training_seeds])
+        return self.train_at([(d, s, None) for d in self.defences for s in self.training_seeds])
 
     def training_lengths(self) -> pd.DataFrame:
         """Natural accuracy against training length, seed 0, for the defences that try several lengths, and
@@ -65,18 +70,19 @@ class Workbook:
             for multiple in self.setup.multiples[defence]
         ]
         runs += [(*run[:2], run[2]) for run in self.exposure_controls()]
-        return self._targets(list(dict.fromkeys(runs)))
+        return self.train_at(list(dict.fromkeys(runs)))
 
     def exposure_controls(self) -> list[tuple[str, int, float]]:
         """NoDef at half and three quarters of its steps: as many pixels seen as RE [.5,.5] and RE [.1,.4]."""
         longest = targets.headline(self.setup, "none")
         return [("none", seed, longest * part) for part in (0.5, 0.75) for seed in self.training_seeds]
 
-    def _targets(self, runs: Sequence[tuple[str, int, float | None]]) -> pd.DataFrame:
+    def train_at(self, runs: Sequence[tuple[str, int, float | None]]) -> pd.DataFrame:
+        """Train (or load) targets given as (defence, seed, multiple); save and return their table."""
         tables = []
         for defence, seed, multiple in runs:
             rows, identities = measures.target_rows(self.setup, defence, seed, multiple)
-            name = self._name(defence, seed, rows[0]["training_steps"])
+            name = self.name(defence, seed, rows[0]["training_steps"])
             results.save_table(rows, name)
             results.save_identities(identities, name)
             tables.append(pd.DataFrame(rows))
@@ -120,21 +126,20 @@ class Workbook:
     def frontier(self) -> pd.DataFrame:
         """Train, attack and save NoDef's own frontier; the table of its attacks."""
         attacks = self.frontier_attacks()
-        self._targets([(attack.defence, attack.training_seed, None) for attack in attacks])
+        self.train_at([(attack.defence, attack.training_seed, None) for attack in attacks])
         return self.invert(attacks)
 
     def frontier_attacks(self) -> list[Attack]:
         """NoDef's own frontier: the points of its headline run, attacked alike (its end is the headline)."""
         runs = self.training_seeds
-        names = [f"early({part:g})" for part in self.setup.snapshots]
-        return [self.attack(name, seed) for name in names for seed in runs]
+        return [self.attack(name, seed) for name in self.frontier_names[:-1] for seed in runs]
 
     def invert(self, attacks: Sequence[Attack]) -> pd.DataFrame:
         """Run (or load) attacks; save and return their table."""
         tables = []
         for attack in attacks:
             rows, identities, baselines = measures.attack_rows(attack)
-            name = self._name(attack.defence, attack.training_seed, rows[0]["training_steps"], attack)
+            name = self.name(attack.defence, attack.training_seed, rows[0]["training_steps"], attack)
             results.save_table(rows, name, allow_missing={"scaled_leakage"})
             results.save_identities(identities, name, allow_missing={"knn_distance_unseen_photo"})
             results.save_curves(baselines, f"prior-samples__{name}")
@@ -147,7 +152,7 @@ class Workbook:
         results.save_table(rows, f"{self.setup.name}__evaluators")
         return pd.DataFrame(rows)
 
-    def _name(self, defence: str, seed: int, steps: int, attack: Attack | None = None) -> str:
+    def name(self, defence: str, seed: int, steps: int, attack: Attack | None = None) -> str:
         text = f"{self.setup.name}__{slug(defence)}__{steps}-steps__seed-{seed}"
         if attack is None:
             return text
@@ -155,9 +160,7 @@ class Workbook:
 
     # --- comparisons ------------------------------------------------------------------------------
 
-    def per_identity(
-        self, table: pd.DataFrame, metric: str, evaluator: str, defence: str
-    ) -> np.ndarray:
+    def per_identity(self, table: pd.DataFrame, metric: str, evaluator: str, defence: str) -> np.ndarray:
         """(S,K) per-identity means of a defence over the run's training seeds (attack seeds averaged)."""
         rows = table[
             (table.metric == metric) & (table.evaluator == evaluator) & (table.defence == canonical(defence))
@@ -167,37 +170,40 @@ class Workbook:
             raise UserError(f"no saved values of {metric} for {defence}; run its attack first")
         return grid.to_numpy(dtype=float)
 
+    def points(self, names: Sequence[str], evaluator: str = "main") -> statistics.Points:
+        """Several models (headline training, the study's attack, prior and budget) as points of privacy and
+        utility: AttAcc by an evaluator, or the match rate of the ``verifier``."""
+        table = self._saved_identities
+        metric = "verifier_match" if evaluator == "verifier" else "attack_accuracy_top1"
+        photos = np.bincount(self.world.test.labels.numpy()).astype(float)
+        return statistics.Points(
+            np.stack([self.per_identity(table, metric, evaluator, name) for name in names], 1),
+            np.stack([self.per_identity(table, "natural_accuracy", "", name) for name in names], 1),
+            photos,
+        )
+
+    @property
+    def frontier_names(self) -> list[str]:
+        """NoDef's own frontier, weakest first: points of its headline run, and its end."""
+        return [f"early({part:g})" for part in self.setup.snapshots] + ["none"]
+
     def advantages(self, evaluator: str = "main") -> pd.DataFrame:
         """Per defence: natural accuracy, AttAcc, their paired differences to NoDef, and the advantage over
         NoDef's own frontier, each with a 95 % interval over identities (and seeds, where there are several)."""
-        table = results.load_identities(f"{self.setup.name}__*", folder=results.output_dir(self.setup.name))
-        table = self._headline_rows(table)
-
-        def values(metric: str, defence: str) -> np.ndarray:
-            return self.per_identity(
-                table, metric, evaluator if metric.startswith("attack") else "", defence
-            )
-
-        metric = "attack_accuracy_top1"
-        photos = np.bincount(self.world.test.labels.numpy()).astype(float)
-        frontier_names = [f"early({part:g})" for part in self.setup.snapshots] + ["none"]
-        frontier = statistics.Points(
-            np.stack([values(metric, name) for name in frontier_names], 1),
-            np.stack([values("natural_accuracy", name) for name in frontier_names], 1),
-            photos,
+        points, base = self.points(self.defences, evaluator), self.points(["none"], evaluator)
+        advantages = statistics.advantage_over_frontier(
+            points, self.points(self.frontier_names, evaluator), chance=self.chance, seed=measures.SEED
         )
+        natural, leak = points.means()
+        (base_natural,), (base_leak,) = base.means()
         rows = []
-        for defence in self.defences:
-            attack, accuracy = values(metric, defence), values("natural_accuracy", defence)
-            point = statistics.Points(attack[:, None], accuracy[:, None], photos)
-            (advantage,) = statistics.advantage_over_frontier(
-                point, frontier, chance=self.chance, seed=measures.SEED
+        for i, (defence, found) in enumerate(zip(self.defences, advantages, strict=True)):
+            attack, accuracy = points.attack[:, i], points.accuracy[:, i]
+            privacy = statistics.compare_paired(
+                base.attack[:, 0].mean(0), attack.mean(0), seed=measures.SEED
             )
-            base = values(metric, "none"), values("natural_accuracy", "none")
-            seeds = min(len(attack), len(base[0]))
-            privacy = statistics.compare_paired(base[0][:seeds].mean(0), attack[:seeds].mean(0), seed=measures.SEED)
             utility = statistics.compare_paired(
-                accuracy[:seeds].mean(0), base[1][:seeds].mean(0), seed=measures.SEED
+                accuracy.mean(0), base.accuracy[:, 0].mean(0), seed=measures.SEED
             )
             rows.append(
                 {
@@ -208,18 +214,24 @@ class Workbook:
                     "attack_accuracy": statistics.nested_mean(attack, seed=measures.SEED),
                     "utility_difference": utility.difference,
                     "privacy_gain": privacy.difference,
-                    "advantage": advantage.advantage,
-                    "detectable": advantage.detectable,
-                    "verdict": statistics.verdict(advantage.advantage, defence=defence),
+                    "advantage": found.advantage,
+                    "detectable": found.detectable,
+                    "extrapolated": found.extrapolated,
+                    "verdict": statistics.verdict(found.advantage, defence=defence),
                     "paper_ratio": statistics.paper_ratio(
-                        nodef_attack=float(base[0].mean()),
-                        defence_attack=float(attack.mean()),
-                        nodef_accuracy=float(base[1].mean()),
-                        defence_accuracy=float(accuracy.mean()),
+                        nodef_attack=float(base_leak),
+                        defence_attack=float(leak[i]),
+                        nodef_accuracy=float(base_natural),
+                        defence_accuracy=float(natural[i]),
                     ),
                 }
             )
         return pd.DataFrame(rows)
+
+    @property
+    def _saved_identities(self) -> pd.DataFrame:
+        folder = results.output_dir(self.setup.name)
+        return self._headline_rows(results.load_identities(f"{self.setup.name}__*", folder=folder))
 
     def _headline_rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Values of targets at their headline length, and of the study's prior and budget."""
@@ -228,20 +240,27 @@ class Workbook:
             multiple = targets.headline(self.setup, defence)
             steps[defence] = targets.target(self.setup, defence, self.training_seeds[0], multiple).steps
         wanted = table.training_steps == table.defence.map(steps)
-        study = (table.attack == "") | ((table.prior == self.study.prior) & (table.budget == self.study.budget))
+        study = (table.attack == "") | (
+            (table.attack == self.study.attacks[0])
+            & (table.prior == self.study.prior)
+            & (table.budget == self.study.budget)
+        )
         seeds = table.training_seed.isin(self.training_seeds)
         return table[wanted & study & seeds]
 
     # --- feature space ----------------------------------------------------------------------------
 
-    def feature_sets(self, defence: str, *, erased_like: str, seed: int | None = None) -> FeatureSets:
+    def feature_sets(
+        self, defence: str, *, erased_like: str, seed: int | None = None, budget: str | None = None
+    ) -> FeatureSets:
         """Penultimate features of one target: private train, held-out and erased photos, reconstructions,
         prior samples.
 
         Args:
             erased_like: the defence whose erasing law makes the erased photos (also for NoDef).
+            budget: of the attack; None is the study's.
         """
-        attack = self.attack(defence, seed)
+        attack = self.attack(defence, seed, budget=budget)
         trained = attack.target()
         photos = inversion.judge_photos(self.setup, trained, "target")
         judged = inversion.judge_reconstructions(attack)
@@ -261,9 +280,10 @@ class Workbook:
     def _erased_features(
         self, trained: targets.Trained, images: Images, erased_like: str
     ) -> tuple[Tensor, Tensor]:
-        index = torch.arange(len(images)).repeat(DRAWS)
-        photos = images.take(index)
         (defence,) = build(erased_like, self.setup.defences)
+        again = defence.law.location in ("random", "toroidal")  # a fixed place gives the same photo each time
+        index = torch.arange(len(images)).repeat(DRAWS if again else 1)
+        photos = images.take(index)
         stream = generator(measures.SEED, "erased features")
         pixels = defence.source(photos.float(), index, self.training_seeds[0])
         view = defence.input(pixels, index, stream)
@@ -285,6 +305,8 @@ def open_workbook(
     """
     world = load_setup(setup)
     study = load_study(world.name if world.name in setup_names() else setup)
+    if world.target.network.get("kind") == "external":  # one given network: nothing to train, nothing to vary
+        study = replace(study, defences=["none"], training_seeds=study.training_seeds[:1])
     chosen = tuple(canonical(text) for text in (defences or study.defences))
     for text in chosen:
         build(text, world.defences)

@@ -18,10 +18,18 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One source of photos (``lib.data.sources``)."""
+    """One source of photos (``lib.data.sources``).
+
+    Attributes:
+        crop: side of the centre square that is kept, in source pixels; None keeps all.
+        down: share of the side by which faces are moved down, so that two sources are framed alike; the
+            rows that come free at the top mirror those below.
+        classes: these identities only. min_images, max_images: photos a private person has and keeps (0: all).
+    """
 
     source: str
     crop: int | None = None
+    down: float = 0.0
     path: str | None = None
     classes: list[int] = field(default_factory=list)
     min_images: int = 3

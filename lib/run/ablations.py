@@ -1,0 +1,268 @@
+"""Notebooks 08 and 09: is it the erasing, or only that fewer pixels are seen; and does the place matter?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lib import erasing, results, statistics
+from lib.defences import build, canonical
+from lib.plots import label
+from lib.run import inversion, measures, targets
+from lib.run.inversion import Attack
+from lib.run.tables import points
+from lib.run.workbook import Workbook
+from lib.statistics import Interval, PairedComparison
+
+PARTIAL = ("re(0.1,0.4)", "re(0.5,0.5)")
+PLACES = ("re(0.5,0.5)", "fe(0.5)", "re(0.5,0.5,location=toroidal)")
+DRAWS = 4096  # masks per exposure map; standard error of a share below 0.8 points
+
+
+def with_defences(book: Workbook, chosen: Sequence[str], usual: Sequence[str]) -> Workbook:
+    """The workbook on the defences a notebook was given, else on the ``usual`` ones of its question; NoDef is
+    always the reference."""
+    names = dict.fromkeys(["none", *(canonical(name) for name in chosen or usual)])
+    return replace(book, defences=tuple(names))
+
+
+# --- 08: equal pixels ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model of the comparison at equal exposure.
+
+    Attributes:
+        defence: ``none`` or an erasing one. share: of NoDef's steps. shown: share of each image's pixels that a
+            step shows. pixels: share x shown, NoDef at full length being 1.
+    """
+
+    defence: str
+    share: float
+    shown: float
+
+    @property
+    def pixels(self) -> float:
+        return self.share * self.shown
+
+    @property
+    def name(self) -> str:
+        length = {1.0: "", 0.5: ", half the steps", 0.75: ", ¾ of the steps"}
+        return label(self.defence) + length.get(self.share, f", {self.share:.0%} of the steps")
+
+
+def exposure_runs(book: Workbook) -> list[Run]:
+    """NoDef and every erasing defence at NoDef's headline length, and for each defence the NoDef whose shorter
+    training shows as many pixels (its share of the steps to a twentieth)."""
+    runs = [Run("none", 1.0, 1.0)]
+    for defence in book.defences:
+        if defence == "none":
+            continue
+        shown = 1 - erased_share(book, defence)
+        runs += [Run(defence, 1.0, shown), Run("none", round(20 * shown) / 20, 1.0)]
+    return list(dict.fromkeys(sorted(runs, key=lambda run: (run.defence != "none", -run.pixels))))
+
+
+def erased_share(book: Workbook, defence: str) -> float:
+    """Mean share of the image that a defence erases: exact where the law allows, else from draws."""
+    return float(exposure(book, defence).mean())
+
+
+def exposure(book: Workbook, defence: str) -> Tensor:
+    """(S,S) probability that a position is erased at a visit, over draws, or over images where each has a fixed
+    place; zero for NoDef."""
+    size = book.setup.image_size
+    (made,) = build(defence, book.setup.defences)
+    law = getattr(made, "law", None)
+    if law is None:
+        return torch.zeros(size, size, dtype=torch.float64)
+    if law.shape in ("square", "pixels") and law.location != "fixed":
+        return erasing.expected_exposure(law, size)
+    return erasing.exposure(law, size, draws=DRAWS, generator=torch.Generator().manual_seed(0), seed=0)
+
+
+def exposure_attacks(book: Workbook, runs: Sequence[Run]) -> dict[Run, list[Attack]]:
+    """The attacks on each run's models, one a training seed."""
+    longest = targets.headline(book.setup, "none")
+    return {
+        run: [book.attack(run.defence, seed, multiple=longest * run.share) for seed in book.training_seeds]
+        for run in runs
+    }
+
+
+def measure_exposure(book: Workbook, runs: Sequence[Run]) -> pd.DataFrame:
+    """Train and attack every run (saved as usual); columns name, defence, share, shown, pixels, metric,
+    ``interval`` and the per-identity ``values`` (K,), means over seeds."""
+    rows: list[dict[str, Any]] = []
+    for run, attacks in exposure_attacks(book, runs).items():
+        book.train_at([(attack.defence, attack.training_seed, attack.multiple) for attack in attacks])
+        book.invert(attacks)
+        about = {"name": run.name, "defence": run.defence, "share": run.share, "shown": run.shown, "pixels": run.pixels}
+        for metric, values in per_identity(book, attacks).items():
+            interval = statistics.nested_mean(values, seed=measures.SEED)
+            rows.append({**about, "metric": metric, "interval": interval, "values": values.mean(0)})
+    return pd.DataFrame(rows)
+
+
+def per_identity(book: Workbook, attacks: Sequence[Attack]) -> dict[str, np.ndarray]:
+    """(seeds, K) natural accuracy on test photos, AttAcc by the main evaluator and the panel's majority, and
+    the verifier's match rate, of models that differ in seeds only."""
+    wanted = {
+        ("natural_accuracy", ""): "natural accuracy",
+        ("attack_accuracy_top1", "main"): "AttAcc, main",
+        ("attack_accuracy_top1", "panel_majority"): "AttAcc, panel majority",
+        ("verifier_match", "verifier"): "verifier match",
+    }
+    found: dict[str, list[list[float]]] = {name: [] for name in wanted.values()}
+    for attack in attacks:
+        steps = attack.target().steps
+        names = [
+            book.name(attack.defence, attack.training_seed, steps),
+            book.name(attack.defence, attack.training_seed, steps, attack),
+        ]
+        folder = results.output_dir(book.setup.name)
+        table = pd.concat([results.load_identities(name, folder=folder) for name in names])
+        for (metric, evaluator), name in wanted.items():
+            rows = table[(table["metric"] == metric) & (table["evaluator"] == evaluator)]
+            ordered = rows.assign(identity=rows["identity"].astype(int)).sort_values("identity")
+            found[name].append(ordered["value"].tolist())
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def equal_pixels(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every erasing defence minus the NoDef that saw as many pixels: columns defence, control, metric and
+    ``comparison`` (paired by identity)."""
+    rows = []
+    for defence in dict.fromkeys(frame.loc[frame["defence"] != "none", "defence"]):
+        ours = frame[frame["defence"] == defence]
+        nodef = frame[frame["defence"] == "none"]
+        nearest = (nodef["pixels"] - ours["pixels"].iloc[0]).abs()
+        control = nodef[nearest == nearest.min()]
+        for metric in dict.fromkeys(frame["metric"]):
+            first, second = (part[part["metric"] == metric]["values"].iloc[0] for part in (ours, control))
+            compared = statistics.compare_paired(first, second, seed=measures.SEED)
+            about = {"defence": defence, "control": control["name"].iloc[0], "metric": metric}
+            rows.append({**about, "comparison": compared})
+    return pd.DataFrame(rows)
+
+
+# --- 09: the place ------------------------------------------------------------------------------------
+
+
+def exposure_table(book: Workbook) -> pd.DataFrame:
+    """What each law hides: mean, centre and corner of its map, its spread over positions, and the share of one
+    photo's pixels that training never shows."""
+    rows = []
+    for defence in book.defences:
+        (made,) = build(defence, book.setup.defences)
+        law = getattr(made, "law", None)
+        shares = exposure(book, defence)
+        middle = shares.shape[0] // 2
+        again = law is None or law.location in ("random", "toroidal")
+        rows.append(
+            {
+                "defence": label(defence),
+                "mean": float(shares.mean()),
+                "centre": float(shares[middle, middle]),
+                "corner": float(shares[0, 0]),
+                "spread over positions": float(shares.std()),
+                "never shown of one photo": 0.0 if again and float(shares.max()) < 1 else _never(shares, again),
+            }
+        )
+    return pd.DataFrame(rows).set_index("defence")
+
+
+def _never(shares: Tensor, again: bool) -> float:
+    """A position that is hidden in every draw is never shown; with a fixed place, all that is erased."""
+    return float((shares >= 1 - 1e-9).double().mean()) if again else float(shares.mean())
+
+
+def places(book: Workbook) -> pd.DataFrame:
+    """Every defence of the run at its headline length: columns defence, metric, interval, values."""
+    rows = []
+    for defence in book.defences:
+        attacks = [book.attack(defence, seed) for seed in book.training_seeds]
+        for metric, values in per_identity(book, attacks).items():
+            interval = statistics.nested_mean(values, seed=measures.SEED)
+            rows.append({"defence": defence, "metric": metric, "interval": interval, "values": values.mean(0)})
+    return pd.DataFrame(rows)
+
+
+def against(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Every defence but NoDef minus ``reference``, paired by identity: columns defence, control, metric,
+    comparison."""
+    rows = []
+    base = frame[frame["defence"] == reference].set_index("metric")["values"]
+    for row in frame.itertuples():
+        if row.defence not in ("none", reference):
+            compared = statistics.compare_paired(row.values, base[row.metric], seed=measures.SEED)
+            about = {"defence": row.defence, "control": label(reference), "metric": row.metric}
+            rows.append({**about, "comparison": compared})
+    return pd.DataFrame(rows)
+
+
+def error_map(book: Workbook, attack: Attack) -> Tensor:
+    """(S,S) mean absolute difference, over people, between a person's mean kept reconstruction and mean private
+    training photo: where the attack misses the person."""
+    made = inversion.reconstruct(attack)
+    kept = made.kept()
+    images = inversion.synthesise(book.setup, attack.prior, kept.flatten(0, 1)).unflatten(0, kept.shape[:2])
+    photos, labels = book.world.train.float(), book.world.train.labels
+    private = torch.stack([photos[labels == k].mean(0) for k in made.labels.tolist()])
+    return (images.mean(1) - private).abs().mean((0, 1))
+
+
+# --- both ---------------------------------------------------------------------------------------------
+
+
+def table_of(frame: pd.DataFrame, index: str) -> pd.DataFrame:
+    """Intervals as text, a row per ``index`` and a column per metric."""
+    shown = frame.assign(cell=[interval.percent().rpartition(", n")[0] for interval in frame["interval"]])
+    wide = shown.pivot(index=index, columns="metric", values="cell")
+    return wide.reindex(index=list(dict.fromkeys(frame[index])), columns=list(dict.fromkeys(frame["metric"])))
+
+
+def difference_frame(compared: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One metric for :func:`lib.plots.difference_plot`, in points: columns label, value, low, high."""
+    rows = compared[compared["metric"] == metric]
+    return pd.DataFrame(
+        {
+            "label": [f"{label(row.defence)}\nminus {row.control}" for row in rows.itertuples()],
+            "value": [100 * c.difference.value for c in rows["comparison"]],
+            "low": [100 * c.difference.low for c in rows["comparison"]],
+            "high": [100 * c.difference.high for c in rows["comparison"]],
+        }
+    )
+
+
+def difference_lines(book: Workbook, compared: pd.DataFrame) -> str:
+    """A line a comparison: natural accuracy, AttAcc and the verifier, and what may be said."""
+    lines = []
+    for (defence, control), rows in compared.groupby(["defence", "control"], sort=False):
+        parts = {row.metric: row.comparison for row in rows.itertuples()}
+        text = "; ".join(f"{metric} {points(c.difference)}" for metric, c in parts.items())
+        lines.append(f"- {label(defence)} minus {control}: {text}. {_verdict(book, parts)}")
+    return "\n".join(lines)
+
+
+def _verdict(book: Workbook, parts: dict[str, PairedComparison]) -> str:
+    natural, leak = parts["natural accuracy"].difference, parts["AttAcc, main"]
+    if not book.setup.conclusive:
+        return "**Too small to conclude.**"
+    return f"**{_side(leak.difference, 'leaks less', 'leaks more', 'no difference in AttAcc established')}, " + (
+        f"{_side(natural, 'less accurate', 'more accurate', 'no difference in accuracy established')}** "
+        f"(a difference in AttAcc of {100 * leak.detectable:.1f} points could have been detected)."
+    )
+
+
+def _side(interval: Interval, below: str, above: str, neither: str) -> str:
+    if not interval.excludes(0):
+        return neither
+    return below if interval.high < 0 else above
