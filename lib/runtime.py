@@ -28,7 +28,9 @@ def device(name: str | None = None) -> torch.device:
     if not wanted:
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     if wanted not in available:
-        raise UserError(f"DEVICE: expected cpu, cuda or mps, got {wanted!r}; unset it to use the best there is")
+        raise UserError(
+            f"DEVICE: expected cpu, cuda or mps, got {wanted!r}; unset it to use the best there is"
+        )
     if not available[wanted]:
         raise UserError(f"DEVICE={wanted}: this machine has no such device; use DEVICE=cpu or unset it")
     return torch.device(wanted)

@@ -210,7 +210,8 @@ def _read(path: Path, stage: Stage) -> Artifact:
     document = json.loads(path.read_text())
     if document.get("stage") != stage.identity:
         raise UserError(
-            f"{path.name} holds another stage than its name says; remove it with `python -m lib.run cache rm {stage.key}`"
+            f"{path.name} holds another stage than its name says; remove it with "
+            f"`python -m lib.run cache rm {stage.key}`"
         )
     weights = path.with_suffix(".safetensors")
     if not weights.exists() or _sha256(weights) != document["sha256"]:
@@ -222,7 +223,9 @@ def _read(path: Path, stage: Stage) -> Artifact:
         with safe_open(weights, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise UserError(f"{weights.name} is not a safetensors file ({error}); remove it and run again") from error
+        raise UserError(
+            f"{weights.name} is not a safetensors file ({error}); remove it and run again"
+        ) from error
     return Artifact(tensors, document["meta"], weights)
 
 
@@ -255,7 +258,9 @@ def remove(pattern: str) -> list[str]:
         if row["place"] == "cache" and any(pattern in row[name] for name in ("key", "kind", "label"))
     ]
     if not matching:
-        raise UserError(f"cache rm: no cached stage matches {pattern!r}; `python -m lib.run cache ls` lists them")
+        raise UserError(
+            f"cache rm: no cached stage matches {pattern!r}; `python -m lib.run cache ls` lists them"
+        )
     for row in matching:
         for path in cache_dir().glob(f"{row['kind']}-{row['key']}.*"):
             path.unlink()
@@ -283,10 +288,11 @@ def _write_aside(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(aside)
         os.replace(aside, path)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap a full disk
+        free = shutil.disk_usage(path.parent).free / 1e6
         raise UserError(
-            f"could not write {path}: {error.strerror or error}; {shutil.disk_usage(path.parent).free / 1e6:.0f} MB "
-            "are free there; make room or point MIDRE_CACHE elsewhere"
+            f"could not write {path}: {getattr(error, 'strerror', None) or error}; {free:.0f} MB are free there; "
+            "make room or point MIDRE_CACHE elsewhere"
         ) from error
     finally:
         aside.unlink(missing_ok=True)

@@ -52,7 +52,9 @@ def test_the_target_has_a_normalised_feature_vector():
     model = build_classifier({"kind": "residual"}, 62, 64).eval()
     features = model.features(torch.rand(4, 3, 64, 64))
     torch.testing.assert_close(features.mean(1), torch.zeros(4), atol=1e-4, rtol=0)
-    torch.testing.assert_close(features.norm(dim=1), torch.full((4,), features.shape[1] ** 0.5), rtol=0.1, atol=0)
+    torch.testing.assert_close(
+        features.norm(dim=1), torch.full((4,), features.shape[1] ** 0.5), rtol=0.1, atol=0
+    )
     assert 1e6 < sum(p.numel() for p in model.parameters()) < 3e6
 
 
@@ -106,7 +108,9 @@ def test_frozen_restores_modes_and_gradients():
 
 
 def tiny_network() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
 
 
 FACTORY = f"{__name__}:tiny_network"

@@ -245,5 +245,7 @@ def test_augmentation_without_range_is_the_identity_and_stays_in_range():
     torch.testing.assert_close(same_images, images, atol=1e-5, rtol=0)
     moved = augment(images, Augmentation(), generator=torch.Generator().manual_seed(0))
     assert moved.shape == images.shape and moved.min() >= 0 and moved.max() <= 1
-    mirrored = augment(images, dataclasses.replace(STILL, flip=1.0), generator=torch.Generator().manual_seed(0))
+    mirrored = augment(
+        images, dataclasses.replace(STILL, flip=1.0), generator=torch.Generator().manual_seed(0)
+    )
     torch.testing.assert_close(mirrored, images.flip(3), atol=1e-5, rtol=0)

@@ -43,14 +43,18 @@ def dataset(name: str) -> Path:
         return root / folder_name
     archive = root / archive_name
     if not archive.exists():
-        raise UserError(f"{title}: expected {folder_name}/ or {archive_name} in MIDRE_DATA={root}, found neither")
+        raise UserError(
+            f"{title}: expected {folder_name}/ or {archive_name} in MIDRE_DATA={root}, found neither"
+        )
     target = cache_dir() / "unpacked" / f"{archive.stem}-{archive.stat().st_size}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if not target.exists():
             unpack(archive, target)
     if not (target / folder_name).is_dir():
-        raise UserError(f"{archive}: expected a folder {folder_name}/ inside, found none; it is another archive")
+        raise UserError(
+            f"{archive}: expected a folder {folder_name}/ inside, found none; it is another archive"
+        )
     return target / folder_name
 
 
@@ -67,7 +71,9 @@ def unpack(archive: Path, target: Path) -> None:
             for member in tar:
                 path = PurePosixPath(member.name)
                 if path.is_absolute() or ".." in path.parts:
-                    raise UserError(f"{archive}: refused, {member.name!r} would be written outside the folder")
+                    raise UserError(
+                        f"{archive}: refused, {member.name!r} would be written outside the folder"
+                    )
                 if not (member.isfile() or member.isdir()):
                     raise UserError(f"{archive}: refused, {member.name!r} is a link or a device, not a file")
                 tar.extract(member, aside, filter="data")

@@ -36,7 +36,9 @@ def folder(size: int, *, path: Path, crop: int | None = None) -> Images:
         if file.suffix.lower() in SUFFIXES and file.parent != path:
             files[file.relative_to(path).parts[0]].append(file)
     if not files:
-        raise UserError(f"{path}: expected images as {path.name}/<identity>/*.jpg, found none; check the layout")
+        raise UserError(
+            f"{path}: expected images as {path.name}/<identity>/*.jpg, found none; check the layout"
+        )
     names = sorted(files)
     paths = [file for name in names for file in files[name]]
     labels = torch.tensor([k for k, name in enumerate(names) for _ in files[name]])
@@ -65,7 +67,9 @@ def lfw_funneled(size: int, *, crop: int | None = 112, **_: object) -> Images:
             f"LFW could not be downloaded by scikit-learn ({error}); use SETUP=lfw64 with the archives in MIDRE_DATA"
         ) from error
     scale = 255.0 if bunch.images.max() <= 1.0 else 1.0
-    pixels = torch.from_numpy(np.round(bunch.images * scale).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
+    pixels = (
+        torch.from_numpy(np.round(bunch.images * scale).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
+    )
     files = [f"{bunch.target_names[k]}/{i}" for i, k in enumerate(bunch.target)]
     return Images(pixels, torch.from_numpy(bunch.target).long(), list(bunch.target_names), files)
 
@@ -75,7 +79,10 @@ def utkface(size: int, *, crop: int | None = None, **_: object) -> Images:
     path = dataset("utkface")
     paths = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     return Images(
-        decode_all(paths, size, crop), torch.full((len(paths),), -1), [], [f"UTKFace/{file.name}" for file in paths]
+        decode_all(paths, size, crop),
+        torch.full((len(paths),), -1),
+        [],
+        [f"UTKFace/{file.name}" for file in paths],
     )
 
 

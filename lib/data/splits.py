@@ -46,7 +46,9 @@ def split_photos(images: Images, *, validation: float, test: float, seed: int) -
     for label, name in enumerate(images.names):
         where = (images.labels == label).nonzero().squeeze(1)
         if len(where) < 3:
-            raise UserError(f"{name}: expected at least 3 photos (train, validation, test), found {len(where)}")
+            raise UserError(
+                f"{name}: expected at least 3 photos (train, validation, test), found {len(where)}"
+            )
         where = where[torch.randperm(len(where), generator=generator(seed, "split", name))]
         tests = max(1, round(test * len(where)))
         validations = min(max(1, round(validation * len(where))), len(where) - tests - 1)

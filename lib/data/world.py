@@ -76,9 +76,7 @@ def _make(setup: Setup) -> tuple[dict[str, torch.Tensor], dict]:
         public = _read(config.public, size)
     if config.verifier_share:  # no other people exist: keep some public photos from every prior
         public, helpers["verifier"] = hold_out(public, config.verifier_share, seed=config.split_seed + 1)
-    sets["public"], sets["public_held_out"] = hold_out(
-        public, config.public_held_out, seed=config.split_seed
-    )
+    sets["public"], sets["public_held_out"] = hold_out(public, config.public_held_out, seed=config.split_seed)
     sets |= helpers
     tensors = {name: tensor for key, images in sets.items() for name, tensor in images.tensors(key).items()}
     meta = {
@@ -102,7 +100,9 @@ def _private_and_others(photos: Images, config: DataConfig) -> tuple[Images, Ima
 
 def _read(source: SourceConfig, size: int) -> Images:
     if source.source not in SOURCES:
-        raise UserError(f"data source {source.source!r} is unknown; expected one of {', '.join(sorted(SOURCES))}")
+        raise UserError(
+            f"data source {source.source!r} is unknown; expected one of {', '.join(sorted(SOURCES))}"
+        )
     options = {"crop": source.crop} if source.crop else {}
     if source.source == "folder":
         if not source.path:

@@ -131,9 +131,7 @@ def _scaled(widths: Sequence[int], width: float) -> tuple[int, ...]:
 
 def _headless(model: nn.Module) -> nn.Module:
     """Replace the last linear layer by the identity and note the size of what it saw."""
-    name, last = next(
-        (n, m) for n, m in reversed(list(model.named_modules())) if isinstance(m, nn.Linear)
-    )
+    name, last = next((n, m) for n, m in reversed(list(model.named_modules())) if isinstance(m, nn.Linear))
     parent = model.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], nn.Identity())
     model.feature_size = last.in_features

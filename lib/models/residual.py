@@ -45,7 +45,9 @@ class Residual(nn.Module):
         )
         inputs, stages = widths[0], []
         for number, width in enumerate(widths):
-            stages.append(nn.Sequential(Block(inputs, width, 1 if number == 0 else 2), Block(width, width, 1)))
+            stages.append(
+                nn.Sequential(Block(inputs, width, 1 if number == 0 else 2), Block(width, width, 1))
+            )
             inputs = width
         self.stages = nn.Sequential(*stages)
         self.normalise = nn.LayerNorm(inputs, elementwise_affine=False)

@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     command("smoke", _smoke, "make results/smoke anew (the nbval reference)")
     publish = command("publish", _publish, "copy a finished run into the committed results")
     publish.add_argument("setup")
-    promote = command("promote", _promote, "copy the networks that are shipped from the cache into results/zoo")
+    promote = command(
+        "promote", _promote, "copy the networks that are shipped from the cache into results/zoo"
+    )
     promote.add_argument("setup")
     cache = command("cache", _cache, "list or remove cached stages")
     cache.add_argument("action", choices=["ls", "rm"])

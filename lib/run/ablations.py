@@ -104,7 +104,13 @@ def measure_exposure(book: Workbook, runs: Sequence[Run]) -> pd.DataFrame:
     for run, attacks in exposure_attacks(book, runs).items():
         book.train_at([(attack.defence, attack.training_seed, attack.multiple) for attack in attacks])
         book.invert(attacks)
-        about = {"name": run.name, "defence": run.defence, "share": run.share, "shown": run.shown, "pixels": run.pixels}
+        about = {
+            "name": run.name,
+            "defence": run.defence,
+            "share": run.share,
+            "shown": run.shown,
+            "pixels": run.pixels,
+        }
         for metric, values in per_identity(book, attacks).items():
             interval = statistics.nested_mean(values, seed=measures.SEED)
             rows.append({**about, "metric": metric, "interval": interval, "values": values.mean(0)})
@@ -173,7 +179,9 @@ def exposure_table(book: Workbook) -> pd.DataFrame:
                 "centre": float(shares[middle, middle]),
                 "corner": float(shares[0, 0]),
                 "spread over positions": float(shares.std()),
-                "never shown of one photo": 0.0 if again and float(shares.max()) < 1 else _never(shares, again),
+                "never shown of one photo": 0.0
+                if again and float(shares.max()) < 1
+                else _never(shares, again),
             }
         )
     return pd.DataFrame(rows).set_index("defence")
@@ -191,7 +199,9 @@ def places(book: Workbook) -> pd.DataFrame:
         attacks = [book.attack(defence, seed) for seed in book.training_seeds]
         for metric, values in per_identity(book, attacks).items():
             interval = statistics.nested_mean(values, seed=measures.SEED)
-            rows.append({"defence": defence, "metric": metric, "interval": interval, "values": values.mean(0)})
+            rows.append(
+                {"defence": defence, "metric": metric, "interval": interval, "values": values.mean(0)}
+            )
     return pd.DataFrame(rows)
 
 
@@ -256,9 +266,12 @@ def _verdict(book: Workbook, parts: dict[str, PairedComparison]) -> str:
     natural, leak = parts["natural accuracy"].difference, parts["AttAcc, main"]
     if not book.setup.conclusive:
         return "**Too small to conclude.**"
-    return f"**{_side(leak.difference, 'leaks less', 'leaks more', 'no difference in AttAcc established')}, " + (
-        f"{_side(natural, 'less accurate', 'more accurate', 'no difference in accuracy established')}** "
-        f"(a difference in AttAcc of {100 * leak.detectable:.1f} points could have been detected)."
+    return (
+        f"**{_side(leak.difference, 'leaks less', 'leaks more', 'no difference in AttAcc established')}, "
+        + (
+            f"{_side(natural, 'less accurate', 'more accurate', 'no difference in accuracy established')}** "
+            f"(a difference in AttAcc of {100 * leak.detectable:.1f} points could have been detected)."
+        )
     )
 
 

@@ -27,7 +27,10 @@ def curve_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
     with the same constants count once, under the later name."""
     method = book.study.attacks[0]
     known = [name for name in BUDGETS if name in book.setup.attacks[method]]
-    made = {repr(sorted(attack.values.items())): attack for attack in (book.attack(defence, budget=b) for b in known)}
+    made = {
+        repr(sorted(attack.values.items())): attack
+        for attack in (book.attack(defence, budget=b) for b in known)
+    }
     return list(made.values())
 
 

@@ -73,7 +73,9 @@ def scope(book: Workbook, table: pd.DataFrame) -> str:
 def ceilings(book: Workbook) -> pd.DataFrame:
     """Every judge on unseen photos of the private people: what a perfect reconstruction could reach."""
     frame = book.evaluators()
-    frame["interval"] = [Interval(*row) for row in frame[["value", "low", "high", "n"]].itertuples(index=False)]
+    frame["interval"] = [
+        Interval(*row) for row in frame[["value", "low", "high", "n"]].itertuples(index=False)
+    ]
     shown = readable(frame[["evaluator", "metric", "interval", "n"]])
     return shown.rename(columns={"interval": "unseen photos", "n": "people"}).set_index("evaluator")
 
@@ -101,12 +103,16 @@ def distances(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
     metrics = ["knn_distance_unseen_photo", "knn_distance", "knn_distance_stranger", "scaled_leakage"]
     rows = summarise(table[table["metric"].isin(metrics)])
     rows["cell"] = [
-        f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" if row.metric == "scaled_leakage" else f"{row.value:.3g}"
+        f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        if row.metric == "scaled_leakage"
+        else f"{row.value:.3g}"
         for row in rows.itertuples()
     ]
     wide = rows.pivot(index=["evaluator", "defence"], columns="metric", values="cell")
     order = [(network, name) for network in ("target", "main", "verifier") for name in book.defences]
-    wide = wide.reindex(index=pd.MultiIndex.from_tuples(order, names=["features of", "defence"]), columns=metrics)
+    wide = wide.reindex(
+        index=pd.MultiIndex.from_tuples(order, names=["features of", "defence"]), columns=metrics
+    )
     wide.columns = ["unseen photo", "reconstruction", "stranger", "scaled leakage"]
     return wide
 
@@ -157,15 +163,23 @@ def tradeoff_figure(book: Workbook, evaluator: str = "main") -> Any:
     frame = tradeoff_frame(book, evaluator)
     front = statistics.pareto_front(frame["natural"], frame["attack"])
     names = ", ".join(label(name) for name in frame["defence"][front])
-    title = f"Not dominated: {names}" if len(names) < 70 else f"{front.sum()} of {len(frame)} models are not dominated"
-    name = {"main": "main evaluator", "verifier": "verifier match"}.get(evaluator, evaluator.replace("_", " "))
+    title = (
+        f"Not dominated: {names}"
+        if len(names) < 70
+        else f"{front.sum()} of {len(frame)} models are not dominated"
+    )
+    name = {"main": "main evaluator", "verifier": "verifier match"}.get(
+        evaluator, evaluator.replace("_", " ")
+    )
     return plots.tradeoff(frame, frontier=frontier_frame(book, evaluator), evaluator=name, title=title)
 
 
 def families(book: Workbook) -> dict[str, list[str]]:
     """What is swept: NoDef's checkpoints; the strengths of RE at a random place, NoDef being strength 0; and
     everything in the run."""
-    erased = [name for name in book.defences if name.startswith("re(") and "=" not in name and "+" not in name]
+    erased = [
+        name for name in book.defences if name.startswith("re(") and "=" not in name and "+" not in name
+    ]
     found = {"NoDef, less training": book.frontier_names, "RE, random place": ["none", *erased]}
     found["all defences"] = list(dict.fromkeys(["none", *book.defences]))
     return {family: names for family, names in found.items() if len(names) > 1}

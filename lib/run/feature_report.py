@@ -85,7 +85,10 @@ def feature_report(book: Workbook) -> FeatureReport:
 def _separation(book: Workbook, defence: str, seed: int) -> pd.DataFrame:
     trained = book.attack(defence, seed).target()
     photos = inversion.judge_photos(book.setup, trained, "target")
-    train, test = ((photos[split].features["target"].numpy(), photos[split].labels.numpy()) for split in ("train", "test"))
+    train, test = (
+        (photos[split].features["target"].numpy(), photos[split].labels.numpy())
+        for split in ("train", "test")
+    )
     head = getattr(trained.model, "head", None)
     linear = isinstance(head, nn.Linear) and not isinstance(head, Cosine)
     return features.separation_table(
@@ -114,7 +117,13 @@ def distance_summary(report: FeatureReport, measure: str = "knn_distance") -> pd
     """One measure of every pair: columns defence, law, pair, measure, interval; means over seeds and identities."""
     rows = report.distances[report.distances["measure"] == measure]
     summary = [
-        {"defence": defence, "law": law, "pair": pair, "measure": measure, "interval": _nested(_by_seed(part))}
+        {
+            "defence": defence,
+            "law": law,
+            "pair": pair,
+            "measure": measure,
+            "interval": _nested(_by_seed(part)),
+        }
         for (defence, law, pair), part in rows.groupby(["defence", "law", "pair"], sort=False)
     ]
     return pd.DataFrame(summary)
@@ -177,7 +186,10 @@ def _values(model: pd.DataFrame, pair: str, measure: str) -> pd.DataFrame:
 
 
 def _towards(model: pd.DataFrame, defence: str) -> Iterable[dict[str, Any]]:
-    parts = [features.claim_differences(part).assign(training_seed=seed) for seed, part in model.groupby("training_seed")]
+    parts = [
+        features.claim_differences(part).assign(training_seed=seed)
+        for seed, part in model.groupby("training_seed")
+    ]
     for measure, part in pd.concat(parts).groupby("measure", sort=False):
         grid = _by_seed(part.rename(columns={"value": "_"}).assign(value=part["difference"]))
         yield _claim(defence, "towards", measure, _nested(grid), +1 if measure == "nearest_set_vote" else -1)
@@ -233,7 +245,12 @@ def permutation_tests(report: FeatureReport, *, permutations: int = 500) -> pd.D
 
 def _one_draw(sets: FeatureSets) -> FeatureSets:
     photos = len(sets.sets["private_train"][0])
-    return FeatureSets({name: (x[:photos], y[:photos]) if name == "private_erased" else (x, y) for name, (x, y) in sets.sets.items()})
+    return FeatureSets(
+        {
+            name: (x[:photos], y[:photos]) if name == "private_erased" else (x, y)
+            for name, (x, y) in sets.sets.items()
+        }
+    )
 
 
 # --- words --------------------------------------------------------------------------------------------

@@ -74,7 +74,11 @@ def target_rows(
             "natural_accuracy_top5",
             "",
             "test",
-            _mean(evaluation.hits(test.logits["target"], test.labels, k=min(5, test.logits["target"].shape[1])), test.labels, "micro"),
+            _mean(
+                evaluation.hits(test.logits["target"], test.labels, k=min(5, test.logits["target"].shape[1])),
+                test.labels,
+                "micro",
+            ),
         )
     )
     return rows, _per_identity(common, "natural_accuracy", "", right.float(), test.labels)
@@ -102,7 +106,9 @@ def evaluator_rows(setup: Setup) -> list[Row]:
         votes.append(right)
         rows.append(_row(common, "evaluator_accuracy", role, "test", _mean(right, test.labels, "micro")))
     majority = evaluation.panel_vote(torch.stack(votes)).majority
-    rows.append(_row(common, "evaluator_accuracy", "panel_majority", "test", _mean(majority, test.labels, "micro")))
+    rows.append(
+        _row(common, "evaluator_accuracy", "panel_majority", "test", _mean(majority, test.labels, "micro"))
+    )
     gallery = Gallery(setup)
     test = gallery.photos["test"]
     for metric, right in gallery.verdicts(test.features["verifier"], test.labels).items():
@@ -143,9 +149,14 @@ def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
     setup = attack.setup
     common = _common(setup, attack.defence, attack.training_seed, attack.multiple)
     study = load_study(setup.name)
-    chosen = common["headline"] and (attack.attack in study.attacks) and (attack.prior, attack.budget) == (
-        study.prior,
-        study.budget,
+    chosen = (
+        common["headline"]
+        and (attack.attack in study.attacks)
+        and (attack.prior, attack.budget)
+        == (
+            study.prior,
+            study.budget,
+        )
     )
     common |= {
         "prior": attack.prior,
@@ -175,8 +186,12 @@ def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
     rows.append(_row(common, "target_confidence", "target", "", _mean(confidence, kept_seen.labels)))
 
     own = {"reconstructions": _own_probability(kept_seen), "prior_samples": _own_probability(started)}
-    rows.append(_row(common, "target_probability", "target", "", _mean(own["reconstructions"], kept_seen.labels)))
-    baselines = [_row(common, "target_probability", "target", "", _mean(own["prior_samples"], started.labels))]
+    rows.append(
+        _row(common, "target_probability", "target", "", _mean(own["reconstructions"], kept_seen.labels))
+    )
+    baselines = [
+        _row(common, "target_probability", "target", "", _mean(own["prior_samples"], started.labels))
+    ]
 
     if setup.data.private.source != "none":
         gallery = Gallery(setup)
@@ -325,9 +340,7 @@ def _mean(values: Tensor, identity: Tensor, average: str = "macro") -> Interval:
     return statistics.clustered_mean(values.double(), identity, seed=SEED, average=average)
 
 
-def _per_identity(
-    common: Row, metric: str, evaluator: str, values: Tensor, identity: Tensor
-) -> list[Row]:
+def _per_identity(common: Row, metric: str, evaluator: str, values: Tensor, identity: Tensor) -> list[Row]:
     means = evaluation.identity_means(values.double(), identity)
     base = {key: value for key, value in common.items() if key != "headline"}
     return [

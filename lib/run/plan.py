@@ -95,9 +95,7 @@ def attack_seconds(attack: Attack) -> float:
         images = torch.randint(0, 256, (300, 3, setup.image_size, setup.image_size), dtype=torch.uint8)
         components = min(setup.priors["eigenfaces"]["components"], 256)
         faces = Eigenfaces.fit(images, components=components).to(device())
-        short = method.invert(
-            target, faces, list(range(classes)), budget=replace(budget, **few), seed=0
-        )
+        short = method.invert(target, faces, list(range(classes)), budget=replace(budget, **few), seed=0)
         full = budget.candidates * (budget.steps * 1.5 + budget.views / 2)
         done = budget.candidates * (2 * 1.5 + 1)
         people = setup.data.private.classes or range(62)

@@ -58,7 +58,9 @@ def pivot(
     ]
     names = rows[columns].map(metric_name) if columns == "metric" else rows[columns].str.replace("_", " ")
     shown = rows.assign(cell=cells, name=names)
-    order = [metric_name(name) for name in metrics] if columns == "metric" and metrics else list(names.unique())
+    order = (
+        [metric_name(name) for name in metrics] if columns == "metric" and metrics else list(names.unique())
+    )
     wide = shown.pivot(index="defence", columns="name", values="cell")
     wide = wide.reindex(index=list(dict.fromkeys(rows["defence"])), columns=order)
     return wide.rename_axis(index="defence", columns=None)

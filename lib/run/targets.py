@@ -16,12 +16,12 @@ from lib.data.world import data_stage
 from lib.defences import build, canonical
 from lib.errors import UserError
 from lib.models import Classifier, build_classifier, classifier_from, load_external
+from lib.run.progress import report
 from lib.runtime import device
 from lib.setups import NetworkConfig, Setup
 from lib.setups.schema import from_dict
 from lib.store import Artifact, Stage
 from lib.training import Recipe, train_classifier
-from lib.run.progress import report
 
 PROBE_STEPS = 3
 CONTROLS = ("early", "fewer", "small")  # weaker NoDef models; they share its training length
@@ -149,7 +149,9 @@ def _external(setup: Setup) -> Trained:
     options = {k: v for k, v in setup.target.network.items() if k != "kind"}
     model = load_external(image_size=setup.image_size, **options)
     digest = hashlib.sha256(Path(options["weights"]).expanduser().read_bytes()).hexdigest()
-    stage = Stage("target", f"{setup.name} external target", {**setup.target.network, "weights_sha256": digest})
+    stage = Stage(
+        "target", f"{setup.name} external target", {**setup.target.network, "weights_sha256": digest}
+    )
     return Trained(model, stage, {"steps": 0, "external": True, "detected": model.detected()})
 
 

@@ -199,9 +199,7 @@ class Workbook:
         rows = []
         for i, (defence, found) in enumerate(zip(self.defences, advantages, strict=True)):
             attack, accuracy = points.attack[:, i], points.accuracy[:, i]
-            privacy = statistics.compare_paired(
-                base.attack[:, 0].mean(0), attack.mean(0), seed=measures.SEED
-            )
+            privacy = statistics.compare_paired(base.attack[:, 0].mean(0), attack.mean(0), seed=measures.SEED)
             utility = statistics.compare_paired(
                 accuracy.mean(0), base.accuracy[:, 0].mean(0), seed=measures.SEED
             )
@@ -325,4 +323,6 @@ def slug(defence: str) -> str:
 def exposure_map(defence: str, setup: Setup, *, draws: int = 20_000) -> Tensor:
     """(S,S) probability that a pixel is erased under a defence's law."""
     (made,) = build(defence, setup.defences)
-    return erasing.exposure(made.law, setup.image_size, draws=draws, generator=generator(measures.SEED, "exposure"))
+    return erasing.exposure(
+        made.law, setup.image_size, draws=draws, generator=generator(measures.SEED, "exposure")
+    )

@@ -94,7 +94,9 @@ class Setup:
         if budgets is None:
             raise UserError(f"{self.name}: no attack {attack!r}; expected one of {', '.join(self.attacks)}")
         if name not in budgets:
-            raise UserError(f"{self.name}: {attack} has no budget {name!r}; expected one of {', '.join(budgets)}")
+            raise UserError(
+                f"{self.name}: {attack} has no budget {name!r}; expected one of {', '.join(budgets)}"
+            )
         return budgets[name]
 
 
@@ -134,7 +136,9 @@ def load_study(name: str | Path) -> Study:
 def _read(name: str | Path, folder: Path, known: list[str]) -> dict[str, Any]:
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.exists():
-        raise UserError(f"unknown setup {str(name)!r}: expected one of {', '.join(known)}, or a path to a .yaml file")
+        raise UserError(
+            f"unknown setup {str(name)!r}: expected one of {', '.join(known)}, or a path to a .yaml file"
+        )
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
