@@ -19,7 +19,6 @@ SETUP ?=
 DRY ?=
 DEVICE ?=
 TORCH_INDEX ?=
-TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Always `python -m tool`: the scripts in .venv/bin carry absolute paths, which break on spaces and on moving.
 RUN := .venv/bin/python
 WORKERS := 2
@@ -52,7 +51,7 @@ env:
 	  echo "Installing into .venv, torch from $$index."; \
 	elif [ "$$(uname -s)-$$(uname -m)" = Linux-x86_64 ]; then \
 	  echo "Installing into .venv: about 3 GB to download and 6 GB on disk, most of it CUDA libraries of torch."; \
-	  echo "Without an NVIDIA GPU: make ... TORCH_INDEX=$(TORCH_CPU_INDEX) needs about 1.5 GB on disk."; \
+	  echo "Without an NVIDIA GPU: make ... TORCH_INDEX=<PyTorch's index of CPU wheels> needs about 1.5 GB on disk."; \
 	else \
 	  echo "Installing into .venv: about 0.5 GB to download and 1.5 GB on disk."; \
 	fi; \

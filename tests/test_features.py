@@ -71,6 +71,11 @@ def test_mmd_formula(rng):
     assert F.mmd2(5 * a, 5 * b) == pytest.approx(F.mmd2(a, b))
 
 
+def test_collapsed_features_are_refused():
+    with pytest.raises(UserError, match="collapsed"):
+        F.mmd2(np.full((4, 3), 0.1), np.full((5, 3), 0.1))
+
+
 def test_energy_distance_of_two_points_each():
     a, b = np.array([[0.0], [1.0]]), np.array([[10.0], [12.0]])
     assert F.energy_distance(a, b) == pytest.approx(2 * 10.5 - 1 - 2)

@@ -118,6 +118,9 @@ def test_side_by_side_and_sheets(rng):
     with pytest.raises(UserError, match="2 people"):
         P.side_by_side(private, found, ["A", "B"])
     assert len(P.sample_sheet(rng.random((7, 3, 8, 8)), columns=3).images) == 1
+    assert {text.get_text() for text in P.people_sheet(private, ["Ann", "Bo", "Cy"]).texts} >= {"Ann", "Cy"}
+    with pytest.raises(UserError, match="equally many images"):
+        P.people_sheet([private[0], private[0][:1]], ["Ann", "Bo"])
     figure = P.mean_faces({"private": private[0], "public": private[1]})
     assert len(figure.axes) == 4 and "2 images" in figure.axes[0].texts[0].get_text()
     np.testing.assert_allclose(

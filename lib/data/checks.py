@@ -19,7 +19,7 @@ HASH_SIDE = 16
 NEAR_BITS = 16
 """Two photos whose hashes differ in at most this many of 256 bits are near duplicates. On LFW re-encoded
 copies of one photo differ in fewer than 10, different photos in more than 25."""
-COARSE = 0.02
+COARSE = 0.25
 """Above this share of near duplicates the hash does not tell the images of a world apart."""
 
 PRIVATE = ("train", "validation", "test")
@@ -32,9 +32,9 @@ GAIN = 0.1  # in correlation, below which a move mends nothing
 
 
 def sets_of(world: World) -> dict[str, Images]:
-    """The sets that a world has, by name, in the order of its fields."""
+    """The sets that a world has photos in, by name, in the order of its fields."""
     named = {field.name: getattr(world, field.name) for field in fields(World)}
-    return {name: images for name, images in named.items() if images is not None}
+    return {name: images for name, images in named.items() if images is not None and len(images)}
 
 
 def counts(world: World) -> list[dict[str, Any]]:
@@ -131,6 +131,15 @@ def duplicates(first: Images | Prints, second: Images | Prints, *, near_bits: in
     )
 
 
+def unseen_among(images: Images, known: Images) -> Images:
+    """The photos that are not among ``known``, not even nearly (where the hash can tell)."""
+    found = duplicates(images, known)
+    near = found.near if len(found.near) <= COARSE * len(images) else found.near[:0]
+    alone = torch.ones(len(images), dtype=torch.bool)
+    alone[torch.cat([found.exact, near])[:, 0]] = False
+    return images.take(alone)
+
+
 def duplicate_rows(world: World) -> list[dict[str, Any]]:
     """Pairs of sets that must not share photos: how many photos of the first are in the second, exactly and
     nearly, and the file names of one such pair.
@@ -147,6 +156,7 @@ def duplicate_rows(world: World) -> list[dict[str, Any]]:
         ("public", "public_held_out"),
     ]
     pairs += [(private, other) for other in sets if other not in PRIVATE for private in PRIVATE]
+    pairs = [pair for pair in pairs if set(pair) <= set(sets)]
     rows = []
     for first, second in pairs:
         found = duplicates(prints[first], prints[second])
@@ -169,9 +179,9 @@ def duplicate_rows(world: World) -> list[dict[str, Any]]:
 
 def duplicate_message(rows: list[dict[str, Any]]) -> str:
     """The finding of :func:`duplicate_rows` in one sentence."""
-    exact, near, photos = (sum(row[key] for row in rows) for key in ("exact", "near", "photos"))
+    exact, near = (sum(row[key] for row in rows) for key in ("exact", "near"))
     guilty = [f"{row['first']} and {row['second']}" for row in rows if row["exact"] or row["near"]]
-    if near > COARSE * photos:
+    if any(row["near"] > COARSE * row["photos"] for row in rows):
         return (
             f"{exact} equal photos are in two sets; the perceptual hash calls {near} more pairs alike, too "
             "many to mean anything: these images have too little detail for it"
@@ -223,16 +233,16 @@ class Framing:
     @property
     def message(self) -> str:
         """The finding and, for a mismatch, what to do."""
-        text = (
-            f"public faces fit the private ones best magnified by {self.zoom:.2f} and shifted by "
-            f"{100 * self.right:+.0f} % to the right and {100 * self.down:+.0f} % down "
-            f"(correlation of the mean images {self.before:.2f} as they are, {self.after:.2f} moved)"
-        )
+        scores = f"correlation of the mean images {self.before:.2f} as they are, {self.after:.2f} at best"
         if not self.comparable:
             return f"framing not judged: the mean images do not look alike (correlation {self.after:.2f})"
         if not self.mismatch:
-            return f"framed alike: {text}"
-        return f"warning, framed differently: {text}; cut one of the two sources larger, smaller or elsewhere"
+            return f"framed alike ({scores})"
+        return (
+            f"warning, framed differently: public faces fit the private ones best magnified by {self.zoom:.2f} and "
+            f"moved by {100 * self.right:+.0f} % of the side to the right and {100 * self.down:+.0f} % down "
+            f"({scores}); change `crop` (size) or `down` (place) of the public source"
+        )
 
 
 def framing(private: Images, public: Images) -> Framing:

@@ -4,7 +4,7 @@ Titles come from the caller, who states the finding. Colours, markers and order 
 """
 
 from lib.plots.erasing import erasing_gallery, exposure_against_error, exposure_maps
-from lib.plots.faces import contact_sheet, mean_faces, sample_sheet, side_by_side
+from lib.plots.faces import contact_sheet, mean_faces, people_sheet, sample_sheet, side_by_side
 from lib.plots.features import (
     class_map,
     difference_plot,
@@ -33,6 +33,7 @@ __all__ = [
     "mean_faces",
     "order",
     "pca_panels",
+    "people_sheet",
     "percent_axis",
     "sample_sheet",
     "separation_plot",

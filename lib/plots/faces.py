@@ -247,14 +247,59 @@ def sample_sheet(
     return ax
 
 
-def mean_faces(sets: Mapping[str, object], *, title: str | None = None, width: float = WIDTH) -> Figure:
+def people_sheet(
+    photos: Sequence,
+    people: Sequence[str],
+    *,
+    columns: int = 4,
+    title: str | None = None,
+    width: float = WIDTH,
+) -> Axes:
+    """A few photos of each person side by side, ``columns`` people a row, with the name below.
+
+    ``photos[i]`` are the images (n, 3, S, S) of person i; everybody needs equally many.
+    """
+    sheets = [as_array(images) for images in photos]
+    each = {len(images) for images in sheets}
+    if len(each) != 1 or len(sheets) != len(people):
+        raise UserError(
+            f"expected equally many images of {len(people)} people, got {[len(x) for x in sheets]}; take as many"
+        )
+    (count,) = each
+    columns = min(columns, len(people))
+    rows = [np.concatenate(sheets[i : i + columns]) for i in range(0, len(sheets), columns)]
+    figure, tile = _canvas(
+        len(rows), columns * count + columns // 4, width=width, labels=0.0, header=0.45, text=True
+    )
+    ax = figure.subplots()
+    breaks = [count * i for i in range(1, columns)]
+    blank = [[""] * len(row) for row in rows]
+    x, y, _ = _draw(ax, rows, breaks=breaks, tile=tile, marks=None, captions=blank)
+    for i, name in enumerate(people):
+        first = i % columns * count
+        centre = x[first : first + count].mean()
+        ax.text(centre, y[i // columns] + tile / 2 + 2, name, ha="center", va="top", fontsize=9)
+    ax.set(xticks=[], yticks=[])
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def mean_faces(
+    sets: Mapping[str, object],
+    *,
+    counts: Sequence[int] | None = None,
+    title: str | None = None,
+    width: float = WIDTH,
+) -> Figure:
     """Mean image of each set ``{label: images (n, 3, S, S)}`` side by side; with two sets also their
     difference.
 
-    Equal framing shows as a flat difference map; a shifted or scaled crop as dark and bright edges.
+    Equal framing shows as a flat difference map; a shifted or scaled crop as dark and bright edges. A set may
+    be given as its mean (1, 3, S, S); ``counts`` then says how many images each mean is of.
     """
     means = {name: as_array(images).mean(0) for name, images in sets.items()}
-    counts = [len(images) for images in sets.values()]
+    counts = counts or [len(images) for images in sets.values()]
     panels = len(means) + (len(means) == 2)
     figure, axes = grid(panels, columns=panels, width=min(width, 2.5 * panels), height=2.75)
     for ax, (name, mean), count in zip(axes, means.items(), counts, strict=False):

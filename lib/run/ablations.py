@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import erasing, results, statistics
+from lib import erasing, plots, results, statistics
 from lib.defences import build, canonical
 from lib.plots import label
+from lib.plots.style import grid, legend_below
 from lib.run import inversion, measures, targets
 from lib.run.inversion import Attack
 from lib.run.tables import points
@@ -88,9 +90,11 @@ def exposure(book: Workbook, defence: str) -> Tensor:
     return erasing.exposure(law, size, draws=DRAWS, generator=torch.Generator().manual_seed(0), seed=0)
 
 
-def exposure_attacks(book: Workbook, runs: Sequence[Run]) -> dict[Run, list[Attack]]:
-    """The attacks on each run's models, one a training seed."""
-    longest = targets.headline(book.setup, "none")
+def exposure_attacks(
+    book: Workbook, runs: Sequence[Run], *, longest: float | None = None
+) -> dict[Run, list[Attack]]:
+    """The attacks on each run's models, one a training seed; ``longest``: NoDef's headline length if known."""
+    longest = targets.headline(book.setup, "none") if longest is None else longest
     return {
         run: [book.attack(run.defence, seed, multiple=longest * run.share) for seed in book.training_seeds]
         for run in runs
@@ -157,6 +161,22 @@ def equal_pixels(frame: pd.DataFrame) -> pd.DataFrame:
             about = {"defence": defence, "control": control["name"].iloc[0], "metric": metric}
             rows.append({**about, "comparison": compared})
     return pd.DataFrame(rows)
+
+
+def exposure_figure(frame: pd.DataFrame) -> Figure:
+    """Natural accuracy and AttAcc over the pixels shown in training; the line joins NoDef's lengths."""
+    metrics = ("natural accuracy", "AttAcc, main")
+    figure, axes = grid(len(metrics), columns=2, height=3.8)
+    for ax, metric in zip(axes, metrics, strict=True):
+        rows = frame[frame["metric"] == metric]
+        bounds = [(i.value, i.low, i.high) for i in rows["interval"]]
+        shown = pd.DataFrame(bounds, columns=["value", "low", "high"], index=rows.index)
+        shown = shown.assign(defence=rows["defence"], pixels=(100 * rows["pixels"]).round())
+        plots.interval_curves(shown, x="pixels", x_label="pixels shown, % of NoDef's", y_label=metric, ax=ax)
+        ax.get_legend().remove()
+        ax.set_ylim(0, 1.02)
+    legend_below(figure, axes)
+    return figure
 
 
 # --- 09: the place ------------------------------------------------------------------------------------

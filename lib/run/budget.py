@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 
 from lib import evaluation, results, statistics
+from lib.results.sentences import metric_name
 from lib.run import inversion, measures
 from lib.run.inversion import Attack
 from lib.run.tables import points
 from lib.run.workbook import Workbook
+from lib.statistics import Interval
 
 BUDGETS = ("quick", "sweep", "headline")
 """Weakest first."""
@@ -57,13 +59,28 @@ def budget_curve(book: Workbook, defence: str = "none") -> pd.DataFrame:
     runs = curve_attacks(book, defence)
     table = book.invert(runs)
     wanted = pd.MultiIndex.from_frame(table[["metric", "evaluator"]]).isin(SHOWN)
-    passes = {run.budget: network_passes(run) for run in runs}
+    passes = {run.budget: round(network_passes(run)) for run in runs}
     rows = table[wanted].drop(columns="headline")
     rows = rows.assign(curve="attack_budget", x_name="network_passes", x=rows["budget"].map(passes))
     first = runs[0]
     name = f"attack-budget__{book.name(first.defence, first.training_seed, int(rows.training_steps.iloc[0]))}"
     results.save_curves(rows[list(results.CURVE_COLUMNS)], name)
     return rows.reset_index(drop=True)
+
+
+def rival_table(book: Workbook, defence: str = "none") -> pd.DataFrame:
+    """Run :func:`rival_attacks`; AttAcc, the verifier's match rate and what a person costs, a row an attack."""
+    rows = []
+    for attack in rival_attacks(book, defence):
+        table = book.invert([attack])
+        cells: dict[str, object] = {"attack": attack.attack, "prior": attack.prior, "budget": attack.budget}
+        for metric, evaluator in SHOWN[:3]:
+            row = table[(table["metric"] == metric) & (table["evaluator"] == evaluator)].iloc[0]
+            interval = Interval(row["value"], row["low"], row["high"], row["n"])
+            cells[f"{metric_name(metric)}, {evaluator.replace('_', ' ')}"] = interval.percent().rpartition(",")[0]
+        cells["passes per person"] = round(network_passes(attack))
+        rows.append(cells)
+    return pd.DataFrame(rows).set_index(["attack", "prior", "budget"])
 
 
 def gain(book: Workbook, defence: str = "none") -> statistics.PairedComparison:

@@ -86,12 +86,13 @@ def attack_figure(book: Workbook, table: pd.DataFrame) -> Any:
     rows = summarise(table)
     metric = np.where(rows["evaluator"] == "verifier", "verifier_match", "attack_accuracy_top1")
     rows = rows[(rows["metric"] == metric) & (rows["evaluator"] != "panel_unanimous")]
-    spread = rows.groupby("defence")["value"].agg(lambda values: values.max() - values.min())
+    judged = rows[rows["evaluator"] != "verifier"]  # its rate is no accuracy
+    spread = judged.groupby("defence")["value"].agg(lambda values: values.max() - values.min())
     return plots.attack_bars(
         rows,
         chance=book.chance,
         y_label="attack accuracy; verifier: match rate",
-        title=f"The judge moves the answer by up to {100 * spread.max():.0f} points "
+        title=f"Which evaluator is asked moves AttAcc by up to {100 * spread.max():.0f} points "
         f"({label(spread.idxmax())})",
     )
 
@@ -316,7 +317,7 @@ def advantage_figure(book: Workbook, frame: pd.DataFrame) -> Any:
     rows = rows.iloc[np.argsort([order.index(name) for name in shown["defence"]], kind="stable")]
     return plots.difference_plot(
         rows,
-        x_label="AttAcc of NoDef's frontier at the same accuracy minus the model's, points",
+        x_label="advantage: AttAcc of NoDef at the same accuracy - AttAcc, points",
         left="leaks more",
         right="leaks less",
         title="Against a NoDef model of the same accuracy",

@@ -15,13 +15,14 @@ from lib import features, results, statistics
 from lib.defences import build
 from lib.features import FeatureSets
 from lib.models.classifier import Cosine
-from lib.plots import label
 from lib.run import inversion, measures
+from lib.run.budget import curve_attacks
 from lib.run.workbook import Workbook
 from lib.statistics import Interval
 
 PRIMARY = {"towards": "nearest_set_vote", "away": "knn_distance", "separated": "logit_margin"}
 """The measure that answers each question, stated before looking; the others show how robust the answer is."""
+AWAY = ("knn_distance", "mean_shift", "mahalanobis_shift")  # a ratio needs distances that cannot be negative
 LOWER_IS_BETTER = ("davies_bouldin", "neighbour_ratio")
 DEFAULT_LAW = "re(0.1,0.4)"
 VOTE = "reconstructions->erased_or_private"
@@ -50,12 +51,14 @@ class FeatureReport:
             defence whose erasing made the erased photos: NoDef is looked at under every law of the run.
         distances: :func:`lib.features.distance_table` of every model, with columns law and training_seed.
         separation: :func:`lib.features.separation_table`, with training_seed.
+        control: distances of NoDef under the weakest budget of the setup: what a weaker attack alone does.
     """
 
     book: Workbook
     sets: dict[tuple[str, str], FeatureSets]
     distances: pd.DataFrame
     separation: pd.DataFrame
+    control: pd.DataFrame
 
     def law(self, defence: str) -> str:
         return law_of(self.book, defence)
@@ -66,8 +69,12 @@ def feature_report(book: Workbook) -> FeatureReport:
     laws = erasing_defences(book) or [DEFAULT_LAW]
     models = [(name, law_of(book, name)) for name in book.defences if name != "none"]
     models += [("none", law) for law in laws]
-    sets, distances, separation = {}, [], []
+    weakest = curve_attacks(book)[0].budget
+    sets, distances, separation, control = {}, [], [], []
     for seed in book.training_seeds:
+        weaker = book.feature_sets("none", erased_like=laws[0], seed=seed, budget=weakest)
+        table = features.distance_table(weaker, defence="none")
+        control.append(table.assign(law=laws[0], training_seed=seed))
         for defence, law in models:
             found = book.feature_sets(defence, erased_like=law, seed=seed)
             sets.setdefault((defence, law), found)
@@ -76,7 +83,7 @@ def feature_report(book: Workbook) -> FeatureReport:
         for defence in dict.fromkeys(name for name, _ in models):
             separation.append(_separation(book, defence, seed).assign(training_seed=seed))
     report = FeatureReport(
-        book, sets, pd.concat(distances, ignore_index=True), pd.concat(separation, ignore_index=True)
+        book, sets, *(pd.concat(part, ignore_index=True) for part in (distances, separation, control))
     )
     _save(report)
     return report
@@ -147,7 +154,8 @@ def claims(report: FeatureReport) -> pd.DataFrame:
       supports); for the nearest-set vote, its share minus one half (positive supports).
     - ``towards_more``: the vote minus NoDef's under the same law (positive supports).
     - ``away``: log of [D(reconstruction, private) / D(unseen photo, private)] under the defence over the
-      same under NoDef (positive supports). A weaker attack alone does this too.
+      same under NoDef (positive supports). A weaker attack alone does this too, so the rows of ``none``
+      are NoDef under the weakest budget over NoDef under the study's.
     - ``separated``: class separation of unseen photos minus NoDef's, larger is better separated.
     """
     rows: list[dict[str, Any]] = []
@@ -157,12 +165,15 @@ def claims(report: FeatureReport) -> pd.DataFrame:
         rows += _towards(own, defence)
         vote, base_vote = (_values(part, VOTE, "nearest_set_vote") for part in (own, base))
         rows.append(_claim(defence, "towards_more", "nearest_set_vote", _paired(vote, base_vote), +1))
-        for measure in ("knn_distance", "energy_distance", "mean_shift"):
+        for measure in AWAY:
             rows.append(_claim(defence, "away", measure, _log_ratio(own, base, measure), +1))
         for measure, part in report.separation.groupby("measure", sort=False):
             grids = [_by_seed(part[part["defence"] == name]) for name in (defence, "none")]
             sign = -1 if measure in LOWER_IS_BETTER else +1
             rows.append(_claim(defence, "separated", measure, _paired(*grids), sign))
+    base = _model(report, "none", report.control["law"].iloc[0])
+    for measure in AWAY:
+        rows.append(_claim("none", "away", measure, _log_ratio(report.control, base, measure), +1))
     return pd.DataFrame(rows)
 
 
@@ -251,56 +262,6 @@ def _one_draw(sets: FeatureSets) -> FeatureSets:
             for name, (x, y) in sets.sets.items()
         }
     )
-
-
-# --- words --------------------------------------------------------------------------------------------
-
-QUESTIONS = {
-    "towards": "reconstructions lie nearer to erased than to clean private features",
-    "towards_more": "and more so than under NoDef",
-    "away": "they lie farther from private features, relative to unseen photos, than under NoDef",
-    "separated": "private classes are better separated than under NoDef",
-}
-
-
-def answers(report: FeatureReport, table: pd.DataFrame) -> str:
-    """The question answered a line a defence, by the primary measures."""
-    lines = []
-    for defence in dict.fromkeys(table["defence"]):
-        rows = table[table["defence"] == defence]
-        parts = []
-        for claim, question in QUESTIONS.items():
-            measure = PRIMARY["towards" if claim == "towards_more" else claim]
-            chosen = rows[(rows["claim"] == claim) & (rows["measure"] == measure)]
-            for row in chosen.itertuples():
-                agree = _agreement(rows[rows["claim"] == claim], measure)
-                parts.append(f"{question}: **{_outcome(report, row)}** ({_number(row)}{agree})")
-        lines.append(f"- {label(defence)} (n = {rows['interval'].iloc[0].n}): {'; '.join(parts)}.")
-    return "\n".join(lines)
-
-
-def _outcome(report: FeatureReport, row: Any) -> str:
-    if not report.book.setup.conclusive:
-        return "too small to conclude"
-    if not row.interval.excludes(0):
-        return "not established"
-    return "yes" if row.interval.value * row.supports > 0 else "no, the opposite"
-
-
-def _number(row: Any) -> str:
-    names = {"away": "log ratio", "separated": row.measure.replace("_", " ")}
-    text = names.get(row.claim, "vote - ½" if row.claim == "towards" else "difference of votes")
-    return f"{text} {row.interval.plain(2, signed=True).rpartition(', n')[0]}"
-
-
-def _agreement(rows: pd.DataFrame, primary: str) -> str:
-    """How many of the other measures point the same way."""
-    others = rows[rows["measure"] != primary]
-    if others.empty:
-        return ""
-    directed = rows["supports"] * rows["interval"].map(lambda interval: np.sign(interval.value))
-    same = (directed[others.index] == directed[rows.index[rows["measure"] == primary][0]]).sum()
-    return f"; {same} of {len(others)} other measures point the same way"
 
 
 def claim_frame(table: pd.DataFrame, claim: str, measure: str) -> pd.DataFrame:

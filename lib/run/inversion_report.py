@@ -42,9 +42,9 @@ def attack_card(book: Workbook, attack: Attack) -> pd.DataFrame:
 
 
 def history(attacks_: Sequence[Attack]) -> pd.DataFrame:
-    """Mean loss and target confidence over the optimisation: columns step, defence, loss, confidence."""
+    """Mean loss and target confidence over the optimisation, a row a step and model."""
     parts = [pd.DataFrame(inversion.reconstruct(a).history).assign(defence=a.defence) for a in attacks_]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True).rename(columns={"step": "optimisation_step"})
 
 
 # --- does it work? ------------------------------------------------------------------------------------

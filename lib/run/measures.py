@@ -240,17 +240,14 @@ def accuracy_hits(setup: Setup, seen: Judged) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def _distance_rows(attack: Attack, common: Row, kept: Judged, identities: list[Row]) -> list[Row]:
-    """KNN distance and scaled leakage in the features of the target, the main evaluator and the verifier."""
-    setup, rows = attack.setup, []
-    networks = {
-        "target": attack.target(),
-        "main": targets.judge(setup, "main"),
-        "verifier": targets.judge(setup, "verifier"),
-    }
-    for role, trained in networks.items():
-        photos = inversion.judge_photos(setup, trained, role)
-        found = evaluation.knn_distances(
+def knn_distances(attack: Attack, kept: Judged, roles: Iterable[str]) -> dict[str, evaluation.KnnDistances]:
+    """Distances of kept reconstructions to private training photos, with both references, in the features of
+    the ``target``, an evaluator or the ``verifier``."""
+    distances = {}
+    for role in roles:
+        trained = attack.target() if role == "target" else targets.judge(attack.setup, role)
+        photos = inversion.judge_photos(attack.setup, trained, role)
+        distances[role] = evaluation.knn_distances(
             kept.features[role],
             kept.labels,
             references=photos["train"].features[role],
@@ -258,6 +255,13 @@ def _distance_rows(attack: Attack, common: Row, kept: Judged, identities: list[R
             unseen=photos["test"].features[role],
             unseen_labels=photos["test"].labels,
         )
+    return distances
+
+
+def _distance_rows(attack: Attack, common: Row, kept: Judged, identities: list[Row]) -> list[Row]:
+    """KNN distance and scaled leakage in the features of the target, the main evaluator and the verifier."""
+    rows = []
+    for role, found in knn_distances(attack, kept, ("target", "main", "verifier")).items():
         for metric, values in (
             ("knn_distance", found.reconstruction),
             ("knn_distance_unseen_photo", found.unseen),

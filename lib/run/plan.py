@@ -11,6 +11,8 @@ from lib.data.world import data_stage
 from lib.models import build_classifier
 from lib.priors import Eigenfaces
 from lib.run import inversion, targets
+from lib.run.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
+from lib.run.budget import curve_attacks, rival_attacks
 from lib.run.inversion import Attack
 from lib.run.workbook import Workbook
 from lib.runtime import device
@@ -64,8 +66,18 @@ def plan(book: Workbook) -> list[Step]:
     for defence in book.defences:
         for seed in book.training_seeds:
             add_target(defence, seed, _length(book, defence))
-    for attack in [*book.headline_attacks(), *book.frontier_attacks()]:
-        stage = add_target(attack.defence, attack.training_seed, _length(book, attack.defence))
+    partial = with_defences(book, (), PARTIAL)
+    ablations = exposure_attacks(partial, exposure_runs(partial), longest=longest).values()
+    for attack in [
+        *book.headline_attacks(),
+        *book.frontier_attacks(),
+        *curve_attacks(book),
+        *rival_attacks(book),
+        *sum(ablations, []),
+        *with_defences(book, (), PLACES).headline_attacks(),
+    ]:
+        length = attack.multiple or _length(book, attack.defence)
+        stage = add_target(attack.defence, attack.training_seed, length)
         made = inversion.reconstruction_stage(attack, stage)
         add(made, 0.0 if store.exists(made) else attack_seconds(attack))
     return steps

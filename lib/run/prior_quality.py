@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib import evaluation, results, statistics
 from lib.data import Images
-from lib.data.checks import duplicates
+from lib.data.checks import unseen_among
 from lib.priors import Eigenfaces
 from lib.results.sentences import metric_name, show_interval, show_number
 from lib.run import inversion, measures, targets
@@ -50,11 +50,14 @@ class Quality:
     critic: dict[str, dict[str, float]]
 
     def interval(self, source: str, metric: str) -> Interval:
-        """Mean over the groups with Student's interval, cut to what the metric can be."""
+        """Mean over the groups with Student's interval, cut to what the metric can be; if all groups give 0,
+        or all give 1, the limit away from it is the exact one for as many images."""
         found = statistics.t_interval(self.groups[source][metric])
         if not results.is_fraction(metric):
             return found
-        return Interval(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
+        bound = statistics.zero_event_bound(self.size * GROUPS) if found.low == found.high else 0.0
+        low, high = found.low - bound, found.high + bound
+        return Interval(found.value, max(0.0, low), min(1.0, high), found.n)
 
     def difference(self, first: str, second: str, metric: str) -> Interval:
         """First minus second; paired, because both are compared with the same held-out photos."""
@@ -86,10 +89,7 @@ def quality(book: Workbook) -> Quality:
     """
     setup, world = book.setup, book.world
     network, model = _network(book)
-    copies = duplicates(world.public_held_out, world.public)
-    alone = torch.ones(len(world.public_held_out), dtype=torch.bool)
-    alone[torch.cat([copies.exact, copies.near])[:, 0]] = False
-    held_out = world.public_held_out.take(alone)
+    held_out = unseen_among(world.public_held_out, world.public)
     private = world.train if book.has_photos else None
     size = min(len(photos) for photos in (held_out, world.public, private) if photos is not None) // GROUPS
 

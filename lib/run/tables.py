@@ -39,18 +39,18 @@ def pivot(
     metrics: Collection[str] = (),
     columns: str = "evaluator",
     headline: bool = True,
-    **filters: str,
+    **filters: str | Collection[str],
 ) -> pd.DataFrame:
     """Rows of results as defence x ``columns``, each cell ``71.2 % [65.0, 77.1]``; seeds are joined.
 
     Args:
         table: rows of ``results/tables``. metrics: kept, in this order (all where empty).
         columns: the schema column that becomes the frame's columns: ``evaluator`` or ``metric``.
-        filters: further ``column=value`` conditions.
+        filters: further ``column=value`` conditions, or ``column=[values]``.
     """
     rows = table[table["metric"].isin(metrics)] if metrics else table
     for column, wanted in filters.items():
-        rows = rows[rows[column] == wanted]
+        rows = rows[rows[column].isin([wanted] if isinstance(wanted, str) else wanted)]
     rows = summarise(rows, headline=headline)
     cells = [
         f"{show_number(row.value, row.metric)} {show_interval(row.low, row.high, row.metric)}"

@@ -179,6 +179,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return _build(hint, value, where)
     if origin is list and isinstance(value, list):
         return [_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is tuple and isinstance(value, list):  # of one kind, as in tuple[int, ...]
+        return tuple(_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {str(k): _value(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     plain = origin or hint

@@ -119,7 +119,8 @@ def nested_mean(values: ArrayLike, *, seed: int, level: float = 0.95, resamples:
 
     All seeds attack the same people, so one draw of people serves every seed of a resample: independent
     draws would average identity variance away. With five seeds or fewer the share of the seeds is
-    underestimated; print :func:`lib.statistics.t_interval` of the seed means beside it.
+    underestimated; print :func:`lib.statistics.t_interval` of the seed means beside it. All 0 or all 1:
+    see :func:`clustered_mean`.
 
     Args:
         values: (S, K) mean of each identity under each seed.
@@ -130,6 +131,9 @@ def nested_mean(values: ArrayLike, *, seed: int, level: float = 0.95, resamples:
     check_level(level, resamples)
     values = finite(values, "values", ndim=2)
     seeds, people = values.shape
+    if (values == values.flat[0]).all() and values.flat[0] in (0.0, 1.0):
+        value, bound = float(values.flat[0]), zero_event_bound(people, level=level)
+        return Interval(value, *((0.0, bound) if value == 0 else (1 - bound, 1.0)), people)
     rng = np.random.default_rng(seed)
     outer = identity_weights(seeds, resamples, rng)
     inner = identity_weights(people, resamples, rng)

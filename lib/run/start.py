@@ -1,0 +1,247 @@
+"""``make run``: notebook 00 on the models that come with the repository, and what it shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from nbconvert import HTMLExporter
+
+from lib import evaluation, results, store
+from lib.plots import label
+from lib.results import PUBLISHED, run_dir, show_number, summarise
+from lib.results.sentences import show_interval
+from lib.run import inversion, targets
+from lib.run.exhibits import person_names, shown_people
+from lib.run.inversion import Attack
+from lib.run.live import LiveLine
+from lib.run.notebooks import run_notebook
+from lib.run.workbook import Workbook
+from lib.runtime import ROOT
+
+NOTEBOOK = "00_start_here"
+BUDGET = "quick"
+SHOWN = (
+    ("natural_accuracy", ""),
+    ("attack_accuracy_top1", "main"),
+    ("attack_accuracy_top1", "panel_majority"),
+    ("verifier_match", "verifier"),
+    ("verifier_rank1_accuracy", "verifier"),
+)
+NAMES = {
+    ("natural_accuracy", ""): "natural accuracy",
+    ("attack_accuracy_top1", "main"): "AttAcc, main evaluator",
+    ("attack_accuracy_top1", "panel_majority"): "AttAcc, panel majority",
+    ("verifier_match", "verifier"): "verifier match",
+    ("verifier_rank1_accuracy", "verifier"): "verifier rank 1",
+}
+COMMITTED = "committed study"
+ABSENT = "not there yet"
+
+
+# --- in the notebook ----------------------------------------------------------------------------------
+
+
+def shipped(book: Workbook) -> pd.DataFrame:
+    """The networks that the page loads: kind, parameters, what is known of them, where they lie."""
+    trained = [targets.target(book.setup, d, book.training_seeds[0]) for d in book.defences]
+    stages = [(t.stage, "target") for t in trained]
+    stages += [(targets.judge_stage(book.setup, role), role) for role in (*book.setup.evaluators, "verifier")]
+    stages += [(inversion.prior_stage(book.setup, kind), "prior") for kind in book.setup.priors]
+    rows = []
+    for stage, role in stages:
+        artifact = store.find(stage)
+        if artifact is None:
+            continue
+        right = artifact.meta.get("validation_accuracy")
+        rows.append(
+            {
+                "network": stage.label.removeprefix(f"{book.setup.name} "),
+                "role": role.replace("_", " "),
+                "numbers": f"{sum(t.numel() for t in artifact.tensors.values()) / 1e6:.1f} M",
+                "training steps": str(artifact.meta.get("steps", "none")),
+                "validation photos right": "" if right is None else show_number(right, "accuracy"),
+                "from": "zoo" if artifact.path.is_relative_to(store.ZOO) else "cache",
+            }
+        )
+    return pd.DataFrame(rows).set_index("network")
+
+
+def quick_attacks(book: Workbook) -> list[Attack]:
+    """Every defence of the page attacked with the quick budget."""
+    return [book.attack(defence, budget=BUDGET) for defence in book.defences]
+
+
+def budget_card(attacks: Sequence[Attack]) -> pd.DataFrame:
+    """The quick budget beside the study's."""
+    first = attacks[0]
+    headline = {**first.values, **first.setup.budget(first.attack, "headline")}
+    names = {
+        "pool": "prior samples searched",
+        "candidates": "candidates optimised per person",
+        "steps": "optimisation steps",
+        "views": "random views for the selection",
+        "keep": "reconstructions kept per person",
+    }
+    columns = {f"this page ({BUDGET})": first.values, "the study (headline)": headline}
+    return pd.DataFrame({c: {names[k]: values[k] for k in names} for c, values in columns.items()})
+
+
+def faces(attacks: Sequence[Attack]) -> dict[str, Any]:
+    """Arguments of :func:`lib.plots.side_by_side`: per person the prior sample that the first model's best
+    reconstruction started from, then every model's kept reconstructions, marked by the main evaluator."""
+    setup = attacks[0].setup
+    trained = attacks[0].target()
+    people = shown_people(trained.model.num_classes)
+    made = inversion.reconstruct(attacks[0])
+    start = made.initial[people, made.selected[people, 0]]
+    images = inversion.synthesise(setup, attacks[0].prior, start)
+    shown: dict[str, Any] = {
+        "private": list(images[:, None]),
+        "reconstructed": {},
+        "people": person_names(trained.meta["names"], people),
+        "marks": {},
+        "heading": "start",
+    }
+    for attack in attacks:
+        made = inversion.reconstruct(attack)
+        kept = made.kept()[people]
+        images = inversion.synthesise(setup, attack.prior, kept.flatten(0, 1))
+        seen = inversion.judge_reconstructions(attack)["reconstructions"]
+        right = evaluation.hits(seen.logits["main"], seen.labels).view(len(made.labels), -1)
+        shown["reconstructed"][label(attack.defence)] = list(images.unflatten(0, kept.shape[:2]))
+        shown["marks"][label(attack.defence)] = right.gather(1, made.selected)[people].tolist()
+    return shown
+
+
+def faces_caption(shown: dict[str, Any]) -> str:
+    """How many of the shown images the main evaluator takes for the person, per model."""
+    parts = [
+        f"{name}: {sum(map(sum, frames))} of {sum(map(len, frames))}"
+        for name, frames in shown["marks"].items()
+    ]
+    return (
+        f"No photo is on this page: left the prior sample an attack starts from, then what it makes of it "
+        f"with nothing but the model. {len(shown['people'])} of the people in the model, evenly spaced. Taken "
+        f"for the person by the main evaluator: {'; '.join(parts)}."
+    )
+
+
+def measure(book: Workbook) -> pd.DataFrame:
+    """Natural accuracies and the quick attacks' rows, saved and as one table."""
+    return pd.concat([book.train(), book.invert(quick_attacks(book))], ignore_index=True)
+
+
+def committed(book: Workbook) -> pd.DataFrame:
+    """Headline rows of the committed study of this setup; empty if there is none."""
+    table = results.load_tables(folder=PUBLISHED)
+    wanted = (table["setup"] == book.setup.name) & (table["headline"] == 1)
+    return table[wanted & table["defence"].isin(book.defences)]
+
+
+def comparison(table: pd.DataFrame, study: pd.DataFrame) -> pd.DataFrame:
+    """This page's numbers beside the committed study's, with intervals: rows defence and metric."""
+    columns = {"this page": _cells(table), COMMITTED: _cells(study)}
+    defences = list(dict.fromkeys(table["defence"]))
+    rows = [(defence, NAMES[key]) for key in SHOWN for defence in defences]
+    index = pd.MultiIndex.from_tuples([(metric, d) for d, metric in rows], names=["metric", "model"])
+    cells = {
+        name: [found.get((defence, metric), ABSENT) for defence, metric in rows]
+        for name, found in columns.items()
+    }
+    return pd.DataFrame(cells, index=index)
+
+
+def _cells(table: pd.DataFrame) -> dict[tuple[str, str], str]:
+    wanted = pd.MultiIndex.from_frame(table[["metric", "evaluator"]]).isin(SHOWN)
+    rows = table[wanted & ((table["metric"] != "natural_accuracy") | (table["split"] == "test"))]
+    return {
+        (row.defence, NAMES[row.metric, row.evaluator]): (
+            f"{show_number(row.value, row.metric)} {show_interval(row.low, row.high, row.metric)}"
+        )
+        for row in summarise(rows, headline=False).itertuples()
+    }
+
+
+def finding(book: Workbook, table: pd.DataFrame, study: pd.DataFrame) -> str:
+    """What the page shows in words, and what it does not."""
+    rows = summarise(table, headline=False)
+    rows = rows[rows["split"].isin(["", "test"])]
+    found = {(row.defence, row.metric, row.evaluator): row.value for row in rows.itertuples()}
+    people = int(table["n"].max())
+    parts = []
+    for defence in book.defences:
+        right, leak, known = (
+            show_number(found[defence, metric, evaluator], metric)
+            for metric, evaluator in (SHOWN[0], SHOWN[1], SHOWN[3])
+        )
+        parts.append(
+            f"**{label(defence)}** recognises {right} of unseen photos; the main evaluator takes {leak} of its "
+            f"reconstructions for the person, the verifier, which never saw these people, {known}"
+        )
+    text = f"Preset {book.setup.name}, {people} people, budget {BUDGET}. {'; '.join(parts)}."
+    if not book.setup.conclusive:
+        return f"{text} **Too small to conclude.**"
+    text += " A quick attack on one training seed is a demonstration: it says that faces leak, not how much."
+    if study.empty:
+        return f"{text} The study's numbers are {ABSENT}; `make run SETUP={book.setup.name}` makes them."
+    return f"{text} What counts is the {COMMITTED} in the table, with {int(study['training_seed'].nunique())} seeds."
+
+
+# --- from the terminal --------------------------------------------------------------------------------
+
+
+def run_start() -> int:
+    """Execute notebook 00 on the shipped models into ``results/runs/start/``, print its table and what to
+    open. A repeated call keeps a complete page, and an interrupted one goes on with the attacks that are
+    not done. Needs no data.
+
+    Returns:
+        Exit status 0.
+    """
+    folder = run_dir("start")
+    with LiveLine(1) as line:
+        copy = run_notebook(
+            NOTEBOOK, {}, folder / f"{NOTEBOOK}.ipynb", results=folder, resume=True, line=line
+        )
+    page = _page(copy)
+    for name, text in _printed(folder):
+        print(f"\n{name}\n{text}")
+    print("\nread on")
+    for path, what in (
+        (page, "this page, for a browser"),
+        (copy, "the same as a notebook, in `make lab`"),
+        (ROOT / "README.md", "question, result, and what each notebook is for"),
+    ):
+        print(f"  {os.path.relpath(path)}  {what}")
+    return 0
+
+
+def _page(copy: Path) -> Path:
+    """The executed notebook as one HTML file, written aside and renamed."""
+    page = copy.with_suffix(".html")
+    if page.exists() and page.stat().st_mtime >= copy.stat().st_mtime:
+        return page
+    body, _ = HTMLExporter().from_filename(str(copy))
+    aside = page.with_name(f".{page.name}.{os.getpid()}")
+    try:
+        aside.write_text(body, encoding="utf-8")
+        os.replace(aside, page)
+    finally:
+        aside.unlink(missing_ok=True)
+    return page
+
+
+def _printed(folder: Path) -> list[tuple[str, str]]:
+    """The comparison as text, per setup found in the folder."""
+    table = results.load_tables(folder=folder)
+    everything = results.load_tables(folder=PUBLISHED)
+    printed = []
+    for setup, rows in table.groupby("setup"):
+        study = everything[(everything["setup"] == setup) & (everything["headline"] == 1)]
+        name = f"{setup}: {rows['n'].max()} people, attack budget {BUDGET}, 95 % intervals over people"
+        printed.append((name, comparison(rows, study).to_string()))
+    return printed

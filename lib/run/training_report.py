@@ -1,0 +1,210 @@
+"""Notebook 03: what the targets are, how they were trained, and what each defence costs in accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lib import erasing, evaluation, results, statistics
+from lib.defences import build
+from lib.run import inversion, measures, targets
+from lib.run.targets import Trained
+from lib.run.workbook import Workbook
+from lib.runtime import generator
+from lib.statistics import Interval
+
+FLOOR = 3
+"""A classifier below this many times chance on its own photos was probably not read as it was trained."""
+DRAWS = 4096
+NO_PHOTOS = (
+    "**No accuracies**: this setup has no private photos (`data.private: {source: none}`), so it cannot be "
+    "checked whether the classifier is read as it was trained. Compare the table above with your training code."
+)
+
+
+def is_external(book: Workbook) -> bool:
+    """Whether the target is somebody's own classifier, not one trained here."""
+    return book.setup.target.network.get("kind") == "external"
+
+
+# --- the check page -----------------------------------------------------------------------------------
+
+
+def check_page(book: Workbook) -> pd.DataFrame:
+    """What the workbook knows of the target, one row a fact: read from the setup for its own networks,
+    detected for somebody's classifier."""
+    trained = book.attack(book.defences[0]).target()
+    model = trained.model.cpu()
+    with torch.inference_mode():
+        features, logits = model.both(torch.full((2, 3, model.image_size, model.image_size), 0.5))
+    names = trained.meta.get("names") or getattr(model, "class_names", [])
+    facts: dict[str, Any] = trained.meta.get("detected") or {
+        "network": model.spec["kind"],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "input": f"3 x {model.image_size} x {model.image_size}, values in [0,1]",
+        "normalisation": "inside the network",
+        "classes": model.num_classes,
+        "feature layer": "input of the last linear layer",
+        "feature size": features.shape[1],
+    }
+    facts |= {
+        "class names": f"{names[0]} ... {names[-1]}" if len(names) else "unknown",
+        "grey image": f"largest probability {float(logits.softmax(1).max()):.2f}, feature norm "
+        f"{float(features.norm(dim=1)[0]):.1f}",
+    }
+    title = "your classifier" if is_external(book) else f"target of {book.setup.name}"
+    return pd.DataFrame({"value": map(str, facts.values())}, index=pd.Index(facts, name=title))
+
+
+def check_message(book: Workbook) -> str:
+    """Whether the target recognises the private photos at all."""
+    if not book.has_photos:
+        return NO_PHOTOS
+    right, labels = _right(book, book.attack(book.defences[0]).target())
+    interval = statistics.clustered_mean(right, labels, seed=measures.SEED, average="micro")
+    text = (
+        f"{interval.percent()} of unseen private photos are recognised; chance is {100 * book.chance:.1f} %."
+    )
+    if interval.value >= min(FLOOR * book.chance, 0.5):
+        return text
+    return (
+        f"**Warning.** {text} Check the input size, the normalisation and the order of the classes: they must be "
+        "those of the training."
+    )
+
+
+# --- how they were trained ----------------------------------------------------------------------------
+
+
+def histories(book: Workbook) -> pd.DataFrame:
+    """Training of every defence on the run's first seed: columns step, defence, loss, validation_accuracy."""
+    parts = [
+        pd.DataFrame(book.attack(defence).target().meta["history"]).assign(defence=defence)
+        for defence in book.defences
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def headline_steps(book: Workbook) -> dict[str, float]:
+    """Training steps of the headline of every defence that tries several lengths."""
+    tried = [defence for defence in book.defences if defence in book.setup.multiples]
+    return {defence: float(book.attack(defence, 0).target().steps) for defence in tried}
+
+
+def validation_curve(lengths: pd.DataFrame) -> pd.DataFrame:
+    """Rows of :meth:`Workbook.training_lengths` on validation photos, each length once."""
+    rows = lengths[(lengths["metric"] == "natural_accuracy") & (lengths["split"] == "validation")]
+    return rows.drop_duplicates(["defence", "training_steps", "training_seed"])
+
+
+def length_sentence(book: Workbook, lengths: pd.DataFrame) -> str:
+    """Which training length each defence's headline has, and what it was chosen from."""
+    rows = validation_curve(lengths)
+    rows = rows[rows["training_seed"] == 0]
+    base = book.setup.target.recipe["steps"]
+    parts = []
+    for defence, steps in headline_steps(book).items():
+        tried = [round(base * multiple) for multiple in targets.multiples_of(book.setup, defence)]
+        own = rows[(rows["defence"] == defence) & rows["training_steps"].isin(tried)].sort_values(
+            "training_steps"
+        )
+        scores = ", ".join(f"{row.training_steps} steps {100 * row.value:.1f} %" for row in own.itertuples())
+        parts.append(f"{defence}: {scores}; headline {steps:.0f}")
+    return f"Preset {book.setup.name}, validation photos, training seed 0. {'. '.join(parts)}."
+
+
+def diagnostics(book: Workbook) -> pd.DataFrame:
+    """Whether each defence was active: the share of the image area that it hid during training, measured, and
+    what its law gives. Rows per defence that erases, means over the run's seeds."""
+    rows = []
+    for defence in book.defences:
+        (made, *_) = build(defence, book.setup.defences)
+        if not hasattr(made, "law"):
+            continue
+        seen = [book.attack(defence, seed).target().meta["diagnostics"] for seed in book.training_seeds]
+        areas = [value for found in seen for key, value in found.items() if key.endswith("erased_area")]
+        rows.append({"defence": defence, "measured": np.mean(areas), "by_law": _area(made.law, book)})
+    frame = pd.DataFrame(rows, columns=["defence", "measured", "by_law"]).set_index("defence")
+    return frame.assign(difference=frame["measured"] - frame["by_law"])
+
+
+def _area(law: erasing.ErasingLaw, book: Workbook) -> float:
+    if law.shape in ("square", "pixels"):
+        return erasing.mean_area(law, book.setup.image_size)
+    stream = generator(measures.SEED, "area")
+    shares = erasing.exposure(law, book.setup.image_size, draws=DRAWS, generator=stream, seed=measures.SEED)
+    return float(shares.mean())
+
+
+# --- what defences cost -------------------------------------------------------------------------------
+
+
+def natural_differences(book: Workbook, *, reference: str = "none") -> pd.DataFrame:
+    """Natural accuracy on unseen photos, and its paired difference to NoDef on the same photos and seeds.
+
+    Photos are averaged over the run's training seeds and weighted alike; intervals resample people and keep
+    all their photos.
+
+    Returns:
+        Columns defence, seeds, natural_accuracy (Interval), difference (Interval, defence minus NoDef),
+        detectable (the difference that would be found with 80 % power).
+    """
+    base, labels = _seed_mean(book, reference)
+    rows = []
+    for defence in dict.fromkeys([reference, *book.defences]):
+        right, _ = _seed_mean(book, defence)
+        difference, detectable = _paired(right - base, labels)
+        rows.append(
+            {
+                "defence": defence,
+                "seeds": len(book.training_seeds),
+                "natural_accuracy": statistics.clustered_mean(
+                    right, labels, seed=measures.SEED, average="micro"
+                ),
+                "difference": difference if defence != reference else None,
+                "detectable": detectable if defence != reference else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _paired(difference: torch.Tensor, labels: torch.Tensor) -> tuple[Interval, float]:
+    """Mean of per-photo differences (N,) clustered by person, and the difference that could be detected."""
+    people = evaluation.identity_means(difference, labels).mean.numpy()
+    if not people.any():  # resampling would see no variation and give an empty interval
+        nothing = np.zeros(len(people))
+        compared = statistics.compare_paired(nothing, nothing, seed=measures.SEED)
+        return compared.difference, compared.detectable
+    interval = statistics.clustered_mean(difference, labels, seed=measures.SEED, average="micro")
+    return interval, statistics.detectable_difference(interval.standard_error(), degrees=interval.n - 1)
+
+
+def _seed_mean(book: Workbook, defence: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) share of the run's training seeds that recognise each test photo, and the photos' people."""
+    answers = [_right(book, book.attack(defence, seed).target()) for seed in book.training_seeds]
+    return torch.stack([right for right, _ in answers]).mean(0), answers[0][1]
+
+
+def _right(book: Workbook, trained: Trained) -> tuple[torch.Tensor, torch.Tensor]:
+    seen = inversion.judge_photos(book.setup, trained, "target")["test"]
+    return evaluation.hits(seen.logits["target"], seen.labels).double(), seen.labels
+
+
+def natural_sentences(book: Workbook, differences: pd.DataFrame) -> list[str]:
+    """A verdict per defence."""
+    return [
+        results.difference_sentence(
+            row.difference, metric="natural_accuracy", defence=row.defence, setup=book.setup.name
+        )
+        for row in differences.itertuples()
+        if isinstance(row.difference, Interval)
+    ]
+
+
+def bullet_list(sentences: Sequence[str]) -> str:
+    """Markdown."""
+    return "\n".join(f"- {text}" for text in sentences)
