@@ -1,4 +1,6 @@
-"""The one exception a user is meant to read."""
+"""The exceptions a user is meant to read."""
+
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -7,3 +9,11 @@ class UserError(Exception):
     The command line prints it without a traceback and notebooks show it as one line
     (:func:`lib.run.notebooks.start`); everything else is a defect of ours and keeps its traceback.
     """
+
+
+class NotebookError(Exception):
+    """A notebook stopped on an error that is not the user's. ``failed`` is the copy that shows it."""
+
+    def __init__(self, name: str, reason: str, failed: Path, *, shown: str) -> None:
+        super().__init__(f"notebook {name} failed: {reason}; see {shown}")
+        self.failed = failed

@@ -2,10 +2,10 @@
 
 import torch
 
+from lib.data import Images
 from lib.evaluation import squared_mmd
 from lib.run.measures import kept_index, kid_by_identity
 from lib.run.targets import merge
-from lib.data import Images
 
 
 def clouds(shift: float, people: int = 12, per_person: int = 6, size: int = 8):
@@ -37,7 +37,9 @@ def test_kid_jackknife_leaves_out_people_by_hand():
         [float(squared_mmd(fake[labels != k].double(), real[others != k].double())) for k in range(4)]
     ).double()
     error = (3 / 4 * (parts - parts.mean()).square().sum()).sqrt()
-    torch.testing.assert_close(torch.tensor(found.high - found.value), (1.96 * error).float(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        torch.tensor(found.high - found.value), (1.96 * error).float(), rtol=1e-3, atol=1e-6
+    )
 
 
 def test_kept_index_points_into_identity_major_candidates():

@@ -40,14 +40,14 @@ def sets_of(world: World) -> dict[str, Images]:
 def counts(world: World) -> list[dict[str, Any]]:
     """One row per set: photos, people, and the least, median and most photos of a person.
 
-    Sets without identities have ``people`` 0 and no counts per person (None).
+    Sets without identities have ``people`` 0 and an empty text for each count per person.
     """
     rows = []
     for name, images in sets_of(world).items():
         row: dict[str, Any] = {"set": name, "photos": len(images), "people": len(images.names)}
         each = torch.bincount(images.labels, minlength=len(images.names)) if images.names else None
         for key, take in (("least", torch.min), ("median", torch.median), ("most", torch.max)):
-            row[key] = None if each is None else int(take(each))
+            row[key] = "" if each is None else int(take(each))
         rows.append(row)
     return rows
 
@@ -179,19 +179,19 @@ def duplicate_rows(world: World) -> list[dict[str, Any]]:
 
 def duplicate_message(rows: list[dict[str, Any]]) -> str:
     """The finding of :func:`duplicate_rows` in one sentence."""
-    exact, near = (sum(row[key] for row in rows) for key in ("exact", "near"))
-    guilty = [f"{row['first']} and {row['second']}" for row in rows if row["exact"] or row["near"]]
+    guilty = [
+        f"{row['first']} and {row['second']}: {row['exact']} equal, {row['near']} nearly"
+        for row in rows
+        if row["exact"] or row["near"]
+    ]
     if any(row["near"] > COARSE * row["photos"] for row in rows):
         return (
-            f"{exact} equal photos are in two sets; the perceptual hash calls {near} more pairs alike, too "
-            "many to mean anything: these images have too little detail for it"
+            f"{sum(row['exact'] for row in rows)} equal photos are in two sets; the perceptual hash calls so many "
+            "more pairs alike that it means nothing: these images have too little detail for it"
         )
-    if not exact + near:
+    if not guilty:
         return "no photo is in two sets, neither exactly nor nearly"
-    return (
-        f"warning, {exact} equal and {near} nearly equal photos are in two sets ({', '.join(guilty)}); "
-        "remove them or say so beside every number they touch"
-    )
+    return f"warning, photos are in two sets ({'; '.join(guilty)}): remove them, or say what they touch"
 
 
 def shared_people(world: World) -> dict[str, int]:

@@ -14,6 +14,7 @@ from lib.results.schema import (
     results_dir,
     run_dir,
     save_curves,
+    save_figure,
     save_identities,
     save_table,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "results_dir",
     "run_dir",
     "save_curves",
+    "save_figure",
     "save_identities",
     "save_table",
     "sentence",

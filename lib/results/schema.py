@@ -137,6 +137,16 @@ def save_identities(
     return _save("identities", rows, name, allow_missing, folder)
 
 
+def save_figure(figure: Any, name: str, setup: str) -> Path:
+    """Write a matplotlib figure as ``figures/<name>.png`` of the setup's output folder, aside, then rename."""
+    target = output_dir(setup) / "figures" / f"{name}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}")
+    figure.savefig(aside, format="png", bbox_inches="tight", metadata={"Software": None})
+    os.replace(aside, target)
+    return target
+
+
 def load_tables(pattern: str = "*", *, folder: Path | None = None) -> pd.DataFrame:
     """All tables whose file name matches a glob, joined, in file order; empty with the right columns if none.
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from lib.errors import UserError
+from lib.errors import NotebookError, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,6 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except NotebookError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         return 130
@@ -37,9 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument("--defences", nargs="*", default=[], help="instead of the study's")
     setup.add_argument("--training-seeds", nargs="*", type=int, default=[])
     setup.add_argument("--attack-seeds", nargs="*", type=int, default=[])
+    setup.add_argument("--notebooks", nargs="*", default=[], help="only these, such as 03 06")
     command("smoke", _smoke, "make results/smoke anew (the nbval reference)")
     publish = command("publish", _publish, "copy a finished run into the committed results")
     publish.add_argument("setup")
+    publish.add_argument("--partial", action="store_true", help="also if not all notebooks are there yet")
     promote = command(
         "promote", _promote, "copy the networks that are shipped from the cache into results/zoo"
     )
@@ -72,7 +77,8 @@ def _setup(options: argparse.Namespace) -> int:
         "training_seeds": options.training_seeds,
         "attack_seeds": options.attack_seeds,
     }
-    made = run_setup(options.setup, {key: value for key, value in chosen.items() if value}, resume=True)
+    given = {key: value for key, value in chosen.items() if value}
+    made = run_setup(options.setup, given, names=options.notebooks, resume=True)
     for path, seconds in made:
         print(f"  {path.stem:<24} {seconds:6.1f} s")
     print(f"read on in {run_dir(book.setup.name)}")
@@ -91,7 +97,7 @@ def _smoke(_: argparse.Namespace) -> int:
 def _publish(options: argparse.Namespace) -> int:
     from lib.run.notebooks import publish
 
-    written = publish(options.setup)
+    written = publish(options.setup, partial=options.partial)
     print(f"{len(written)} files written to results/")
     return 0
 

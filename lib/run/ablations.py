@@ -56,8 +56,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        length = {1.0: "", 0.5: ", half the steps", 0.75: ", ¾ of the steps"}
-        return label(self.defence) + length.get(self.share, f", {self.share:.0%} of the steps")
+        length = {1.0: "", 0.5: ", half as long", 0.75: ", ¾ as long"}
+        return label(self.defence) + length.get(self.share, f", {self.share:.0%} as long")
 
 
 def exposure_runs(book: Workbook) -> list[Run]:
@@ -164,14 +164,15 @@ def equal_pixels(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def exposure_figure(frame: pd.DataFrame) -> Figure:
-    """Natural accuracy and AttAcc over the pixels shown in training; the line joins NoDef's lengths."""
+    """Natural accuracy and AttAcc over the pixels shown in training, to five percent; the line joins NoDef's
+    lengths."""
     metrics = ("natural accuracy", "AttAcc, main")
     figure, axes = grid(len(metrics), columns=2, height=3.8)
     for ax, metric in zip(axes, metrics, strict=True):
         rows = frame[frame["metric"] == metric]
         bounds = [(i.value, i.low, i.high) for i in rows["interval"]]
         shown = pd.DataFrame(bounds, columns=["value", "low", "high"], index=rows.index)
-        shown = shown.assign(defence=rows["defence"], pixels=(100 * rows["pixels"]).round())
+        shown = shown.assign(defence=rows["defence"], pixels=5 * (20 * rows["pixels"]).round())
         plots.interval_curves(shown, x="pixels", x_label="pixels shown, % of NoDef's", y_label=metric, ax=ax)
         ax.get_legend().remove()
         ax.set_ylim(0, 1.02)

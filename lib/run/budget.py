@@ -77,7 +77,9 @@ def rival_table(book: Workbook, defence: str = "none") -> pd.DataFrame:
         for metric, evaluator in SHOWN[:3]:
             row = table[(table["metric"] == metric) & (table["evaluator"] == evaluator)].iloc[0]
             interval = Interval(row["value"], row["low"], row["high"], row["n"])
-            cells[f"{metric_name(metric)}, {evaluator.replace('_', ' ')}"] = interval.percent().rpartition(",")[0]
+            cells[f"{metric_name(metric)}, {evaluator.replace('_', ' ')}"] = interval.percent().rpartition(
+                ","
+            )[0]
         cells["passes per person"] = round(network_passes(attack))
         rows.append(cells)
     return pd.DataFrame(rows).set_index(["attack", "prior", "budget"])

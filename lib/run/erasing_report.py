@@ -13,7 +13,8 @@ from torchvision.transforms import RandomErasing
 from lib import erasing, statistics
 from lib.defences import build
 from lib.erasing import ErasingLaw
-from lib.run import measures
+from lib.run import exhibits, measures
+from lib.run.prior_quality import sample_images
 from lib.run.workbook import Workbook
 from lib.runtime import generator
 
@@ -115,3 +116,11 @@ def pixels_seen(table: pd.DataFrame, steps: int) -> pd.DataFrame:
     seen = 1 - table["mean_area"].astype(float)
     equal = (seen * steps).round().astype(int)
     return pd.DataFrame({"share of pixels seen": seen.round(3), "steps of NoDef with as many pixels": equal})
+
+
+def demonstration(book: Workbook) -> Tensor:
+    """Six images (n,3,S,S) in [0,1] to be erased: the photos shown everywhere, of three people, or prior
+    samples where there are no private photos."""
+    if not book.has_photos:
+        return sample_images(book.setup, next(iter(book.setup.priors)), 6)
+    return torch.cat(exhibits.by_person(exhibits.shown_photos(book.world)))[:6]

@@ -172,7 +172,10 @@ def tradeoff_figure(book: Workbook, evaluator: str = "main") -> Any:
     name = {"main": "main evaluator", "verifier": "verifier match"}.get(
         evaluator, evaluator.replace("_", " ")
     )
-    return plots.tradeoff(frame, frontier=frontier_frame(book, evaluator), evaluator=name, title=title)
+    drawn = plots.tradeoff(frame, frontier=frontier_frame(book, evaluator), evaluator=name, title=title)
+    if evaluator == "main":
+        results.save_figure(drawn.figure, f"{book.setup.name}__tradeoff", book.setup.name)
+    return drawn
 
 
 def families(book: Workbook) -> dict[str, list[str]]:
@@ -188,6 +191,11 @@ def families(book: Workbook) -> dict[str, list[str]]:
 
 @needs_photos
 def hypervolumes(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
+    """:func:`hypervolume_frame` as it is printed."""
+    return readable(hypervolume_frame(book, evaluator)).set_index("family")
+
+
+def hypervolume_frame(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
     """Share of the box between (NoDef's accuracy - 10 points, NoDef's AttAcc) and (100 %, chance) that each
     family dominates; one row a family. NaN where NoDef leaks no more than chance."""
     (natural,), (attack,) = book.points(["none"], evaluator).means()
@@ -203,7 +211,7 @@ def hypervolumes(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
                 seed=measures.SEED,
             )
         rows.append({"family": family, "models": len(names), "hypervolume": interval})
-    return pd.DataFrame(rows).set_index("family")
+    return pd.DataFrame(rows)
 
 
 @needs_photos
@@ -303,6 +311,8 @@ def comparison_table(frame: pd.DataFrame, evaluator: str = "main") -> pd.DataFra
 def advantage_figure(book: Workbook, frame: pd.DataFrame) -> Any:
     """Advantage over NoDef's frontier, a row a defence and a judge; filled where the interval excludes 0."""
     shown = frame[frame["defence"] != "none"]
+    if shown.empty:
+        return Markdown("No defence besides NoDef in this run.")
     rows = pd.DataFrame(
         {
             "label": [
@@ -361,3 +371,36 @@ def _together(book: Workbook, rows: pd.DataFrame) -> str:
     if all(outcome == "not established" for outcome in settled):
         return " **Not established by any judge.**"
     return " **The judges disagree.**"
+
+
+def checks(book: Workbook, table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
+    """Arithmetic, counts and order relations of the tables that hold whatever the seed, a line each."""
+    if not book.has_photos:
+        return "no private photos: nothing to compare"
+    wide = table.pivot_table(
+        index=["defence", "training_seed", "attack_seed"], columns=["metric", "evaluator"], values="value"
+    )
+    top1, top5 = wide["attack_accuracy_top1"], wide["attack_accuracy_top5"]
+    some = top1[list(book.setup.evaluators)].sum(axis=1)
+    saved = results.load_tables(f"{book.setup.name}__*", folder=results.output_dir(book.setup.name))
+    base = comparisons[comparisons["defence"] == "none"]
+    settled = comparisons[comparisons["verdict"].map(lambda verdict: verdict.outcome != "not established")]
+    inside = [
+        row.advantage.low <= row.advantage.value <= row.advantage.high for row in comparisons.itertuples()
+    ]
+    lines = {
+        "attack runs and judges": top1.shape,
+        "top-5 holds top-1": bool((top5["main"] >= top1["main"]).all()),
+        "unanimous at most majority": bool((top1["panel_unanimous"] <= top1["panel_majority"]).all()),
+        "a majority needs some evaluator": bool((top1["panel_majority"] <= some).all()),
+        "saved columns": tuple(saved.columns) == results.COLUMNS,
+        "people behind every rate": table.loc[table["metric"].map(results.is_fraction), "n"]
+        .unique()
+        .tolist(),
+        "comparisons": (len(comparisons), comparisons["evaluator"].nunique()),
+        "NoDef minus itself": sorted({i.value for i in (*base["utility_difference"], *base["privacy_gain"])}),
+        "the ratio of NoDef": str(base["paper_ratio"].iloc[0]) if len(base) else "not in the run",
+        "every advantage lies in its interval": all(inside),
+        "settled verdicts exclude 0": all(interval.excludes(0) for interval in settled["advantage"]),
+    }
+    return "\n".join(f"{name}: {value}" for name, value in lines.items())

@@ -65,6 +65,31 @@ def pca(report: FeatureReport) -> dict[str, Any]:
     return {"panels": panels, "hulls": hulls, "explained": explained, "share_axes": False}
 
 
+def pca_title(table: pd.DataFrame) -> str:
+    """The overlaps of :func:`hull_table`, in a line."""
+    parts = [
+        f"{model} {row['with private train'].split()[0]} and {row['with private erased'].split()[0]}"
+        for model, row in table.iterrows()
+    ]
+    return f"Overlap of reconstructions with private and with erased: {'; '.join(parts)}"
+
+
+def class_title(report: FeatureReport) -> str:
+    """How often the nearest class mean is right, in a line."""
+    rows = report.separation[report.separation["measure"] == "ncm_accuracy"]
+    means = rows.groupby("defence")["value"].mean()
+    parts = [f"{label(name)} {100 * means[name]:.0f} %" for name, _ in pictured(report)]
+    return f"The nearest class mean is the right one for unseen photos: {', '.join(parts)}"
+
+
+def distance_title(frame: pd.DataFrame) -> str:
+    """How much farther than an unseen photo the median reconstruction lies, in a line."""
+    middle = frame.pivot_table(index="defence", columns="pair", values="value", aggfunc="median")
+    ratio = middle["reconstructions->private_train"] / middle["private_held_out->private_train"]
+    parts = [f"{label(name)} {ratio[name]:.1f}" for name in order(frame["defence"])]
+    return f"Times as far as an unseen photo, median person: {', '.join(parts)}"
+
+
 def hull_table(report: FeatureReport) -> pd.DataFrame:
     """Overlap of the reconstructions' hull with that of private and of erased features in the PCA plane, size-
     matched, beside what two halves of the private features give; median [2.5 %, 97.5 %] of the draws."""

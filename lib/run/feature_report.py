@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from lib import features, results, statistics
+from lib import features, plots, results, statistics
 from lib.defences import build
+from lib.errors import UserError
 from lib.features import FeatureSets
 from lib.models.classifier import Cosine
+from lib.plots import label
 from lib.run import inversion, measures
 from lib.run.budget import curve_attacks
 from lib.run.workbook import Workbook
@@ -66,6 +68,8 @@ class FeatureReport:
 
 def feature_report(book: Workbook) -> FeatureReport:
     """Measure every model of the run on every training seed, and save its rows."""
+    if not set(book.defences) - {"none"}:
+        raise UserError("feature space: expected a defence besides none to compare with; add one to defences")
     laws = erasing_defences(book) or [DEFAULT_LAW]
     models = [(name, law_of(book, name)) for name in book.defences if name != "none"]
     models += [("none", law) for law in laws]
@@ -239,19 +243,19 @@ def separation_frame(report: FeatureReport) -> pd.DataFrame:
 
 
 def permutation_tests(report: FeatureReport, *, permutations: int = 500) -> pd.DataFrame:
-    """Mean squared MMD of reconstructions to private and to erased photos, with p values by permutation within
-    identities (first training seed, one erasing draw a photo): columns defence, law, set, mmd2, p."""
-    rows = []
+    """Mean squared MMD of reconstructions to unseen, private and erased photos, each with its p value by
+    permutation within identities (first training seed, one erasing draw a photo), a row a model and law."""
+    rows = {}
     for (defence, law), sets in report.sets.items():
         one = _one_draw(sets)
-        for reference in ("private_train", "private_erased", "private_held_out"):
-            if reference == "private_held_out" and defence == "none" and law != report.law("none"):
-                continue
+        cells = {}
+        for reference in ("private_held_out", "private_train", "private_erased"):
             value, p = features.mmd_by_identity(
                 one, first="reconstructions", second=reference, permutations=permutations, seed=measures.SEED
             )
-            rows.append({"defence": defence, "law": law, "set": reference, "mmd2": value, "p": p})
-    return pd.DataFrame(rows)
+            cells[reference.replace("_", " ")] = f"{value:.3f} (p = {p:.3f})"
+        rows[label(defence), label(law)] = cells
+    return pd.DataFrame(rows).T.rename_axis(["model", "law"])
 
 
 def _one_draw(sets: FeatureSets) -> FeatureSets:
@@ -270,6 +274,33 @@ def claim_frame(table: pd.DataFrame, claim: str, measure: str) -> pd.DataFrame:
     bounds = [(interval.value, interval.low, interval.high) for interval in rows["interval"]]
     frame = pd.DataFrame(bounds, columns=["value", "low", "high"])
     return frame.assign(defence=rows["defence"].to_numpy())
+
+
+def claim_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The claims about distances as they are printed: a row a claim and measure, a column a model."""
+    rows = table[table["claim"] != "separated"]
+    cells = [interval.plain(2, signed=True).rpartition(", n")[0] for interval in rows["interval"]]
+    shown = rows.assign(
+        cell=cells, model=rows["defence"].map(label), measure=rows["measure"].str.replace("_", " ")
+    )
+    wide = shown.pivot(index=["claim", "measure"], columns="model", values="cell")
+    order = [
+        (claim, name) for claim, name in dict.fromkeys(zip(shown["claim"], shown["measure"], strict=True))
+    ]
+    models = [label(name) for name in plots.order(rows["defence"])]
+    wide = wide.reindex(index=pd.MultiIndex.from_tuples(order, names=["claim", "measure"]), columns=models)
+    return wide.rename(columns={label("none"): "NoDef, weaker attack"}).fillna("").rename_axis(columns=None)
+
+
+def size_table(report: FeatureReport) -> pd.DataFrame:
+    """How many feature vectors each set has, a row a model and law (first training seed)."""
+    rows = {
+        (label(defence), label(law)): {
+            name.replace("_", " "): len(rows) for name, (rows, _) in sets.sets.items()
+        }
+        for (defence, law), sets in report.sets.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis(["model", "law"])
 
 
 # --- saving -------------------------------------------------------------------------------------------

@@ -21,22 +21,15 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from lib import runtime
-from lib.errors import UserError
+from lib.errors import NotebookError, UserError
 from lib.results import FORMATS, PUBLISHED, run_dir
 from lib.run.live import ENGINE, LiveLine
 from lib.runtime import ROOT
+from lib.setups import load_setup
 
 NOTEBOOKS = ROOT / "notebooks"
 SMOKE_PARAMETERS: dict[str, Any] = {}
 """The smoke copies are made with the notebooks' own defaults (setup digits; 00 on the zoo)."""
-
-
-class NotebookError(Exception):
-    """A notebook stopped on an error that is not the user's. ``failed`` is the copy that shows it."""
-
-    def __init__(self, name: str, reason: str, failed: Path):
-        super().__init__(f"notebook {name} failed: {reason}; see {failed}")
-        self.failed = failed
 
 
 # ---------------------------------------------------------------------------------------------- inside
@@ -157,13 +150,17 @@ def run_notebook(
             os.replace(aside, failed)
             if error.ename == UserError.__name__:
                 raise UserError(f"notebook {source.stem}: {error.evalue}") from None
-            raise NotebookError(source.stem, _one_line(f"{error.ename}: {error.evalue}"), failed) from None
+            raise NotebookError(
+                source.stem, _one_line(f"{error.ename}: {error.evalue}"), failed, shown=_relative(failed)
+            ) from None
         except (
             Exception
         ) as error:  # a dead kernel or a lost connection; UserErrors of ours cannot come from here
             if aside.exists():
                 os.replace(aside, failed)
-            raise NotebookError(source.stem, _one_line(f"{type(error).__name__}: {error}"), failed) from error
+            raise NotebookError(
+                source.stem, _one_line(f"{type(error).__name__}: {error}"), failed, shown=_relative(failed)
+            ) from error
         finally:
             aside.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)
@@ -214,10 +211,18 @@ def run_notebooks(
 
 
 def run_setup(
-    setup: str, parameters: Mapping[str, Any] | None = None, *, resume: bool = False, show: bool = True
+    setup: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    names: Sequence[str | int] = (),
+    resume: bool = False,
+    show: bool = True,
 ) -> list[tuple[Path, float]]:
-    """Notebooks 01 to 09 on one setup, into the ignored ``results/runs/<setup>/``."""
-    names = [p.stem for p in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))]
+    """Notebooks 01 to 09 (or those of ``names``) on one setup, into the ignored ``results/runs/<setup>/``.
+    Without private photos there is only 06, which says what can be said then."""
+    if not names:
+        private = load_setup(setup).data.private.source != "none"
+        names = [p.stem for p in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb" if private else "06_*.ipynb"))]
     folder = run_dir(Path(setup).stem)
     return run_notebooks(
         names, {"setup": setup, **(parameters or {})}, folder, results=folder, resume=resume, show=show
@@ -234,14 +239,17 @@ def run_smoke(*, show: bool = True) -> list[tuple[Path, float]]:
         return run_notebooks(names, SMOKE_PARAMETERS, PUBLISHED / "smoke", results=Path(scratch), show=show)
 
 
-def publish(setup: str) -> list[Path]:
+def publish(setup: str, *, partial: bool = False) -> list[Path]:
     """Copy a finished run into the committed results: notebooks to ``results/<setup>/``, the rest by kind.
 
-    Nothing is copied unless notebooks 01 to 09 all ended well. Returns the files written.
+    Nothing is copied unless notebooks 01 to 09 all ended well, or, with ``partial``, some of them. Returns
+    the files written.
     """
     source = run_dir(setup)
     expected = [p.name for p in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))]
     absent = [name for name in expected if not (source / name).is_file()]
+    if partial and len(absent) < len(expected):
+        expected, absent = [name for name in expected if name not in absent], []
     if absent or not expected:
         raise UserError(
             f"publish: expected complete runs in {_relative(source)}, missing {', '.join(absent) or 'all'}; "

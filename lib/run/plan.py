@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,6 +44,12 @@ def plan(book: Workbook) -> list[Step]:
             there = store.exists(stage)
             steps.append(Step(stage, there, 0.0 if there else seconds))
 
+    if not book.has_photos:  # the target is given, nobody can judge
+        for attack in book.headline_attacks():
+            prior = inversion.prior_stage(setup, attack.prior)
+            add(prior, inversion.prior_seconds(setup, attack.prior))
+            _add_attack(attack, add, attack.target().stage)
+        return steps
     for role, config in (*setup.evaluators.items(), ("verifier", setup.verifier)):
         stage = targets.judge_stage(setup, role)
         add(stage, targets.training_seconds(setup, stage, config))
@@ -78,9 +85,13 @@ def plan(book: Workbook) -> list[Step]:
     ]:
         length = attack.multiple or _length(book, attack.defence)
         stage = add_target(attack.defence, attack.training_seed, length)
-        made = inversion.reconstruction_stage(attack, stage)
-        add(made, 0.0 if store.exists(made) else attack_seconds(attack))
+        _add_attack(attack, add, stage)
     return steps
+
+
+def _add_attack(attack: Attack, add: Callable[[Stage, float], None], target: Stage) -> None:
+    made = inversion.reconstruction_stage(attack, target)
+    add(made, 0.0 if store.exists(made) else attack_seconds(attack))
 
 
 def _length(book: Workbook, defence: str) -> float:
@@ -102,16 +113,20 @@ def attack_seconds(attack: Attack) -> float:
         few = {"steps": 2, "views": 2}
         if hasattr(budget, "pool"):
             few["pool"] = budget.candidates
-        classes = min(budget.chunk, 4)
-        target = build_classifier(setup.target.network, 62, setup.image_size).to(device())
+        people = len(setup.data.private.classes) or 62
+        if setup.target.network.get("kind") == "external":
+            target = attack.target().model.to(device())
+            people = target.num_classes
+        else:
+            target = build_classifier(setup.target.network, 62, setup.image_size).to(device())
+        classes = min(budget.chunk, 4, people)
         images = torch.randint(0, 256, (300, 3, setup.image_size, setup.image_size), dtype=torch.uint8)
         components = min(setup.priors["eigenfaces"]["components"], 256)
         faces = Eigenfaces.fit(images, components=components).to(device())
         short = method.invert(target, faces, list(range(classes)), budget=replace(budget, **few), seed=0)
         full = budget.candidates * (budget.steps * 1.5 + budget.views / 2)
         done = budget.candidates * (2 * 1.5 + 1)
-        people = setup.data.private.classes or range(62)
-        _SECONDS[key] = short.cost["seconds"] / done * full * len(people)
+        _SECONDS[key] = short.cost["seconds"] / done * full * people
     return _SECONDS[key]
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import Markdown
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from lib import erasing, evaluation, results, statistics
+from lib import erasing, evaluation, plots, results, statistics
 from lib.defences import build
 from lib.run import inversion, measures, targets
+from lib.run.tables import pivot
 from lib.run.targets import Trained
 from lib.run.workbook import Workbook
 from lib.runtime import generator
@@ -24,6 +27,9 @@ NO_PHOTOS = (
     "**No accuracies**: this setup has no private photos (`data.private: {source: none}`), so it cannot be "
     "checked whether the classifier is read as it was trained. Compare the table above with your training code."
 )
+
+
+NOT_TRAINED = "Not trained here: this target is a given network."
 
 
 def is_external(book: Workbook) -> bool:
@@ -80,6 +86,16 @@ def check_message(book: Workbook) -> str:
 # --- how they were trained ----------------------------------------------------------------------------
 
 
+def trained(book: Workbook) -> pd.DataFrame:
+    """Train (or load) the run's targets and save their rows; an empty table without private photos."""
+    return book.train() if book.has_photos else results.load_tables("no-photos")
+
+
+def training_lengths(book: Workbook) -> pd.DataFrame:
+    """As :meth:`Workbook.training_lengths`; an empty table for a given network."""
+    return results.load_tables("not-trained") if is_external(book) else book.training_lengths()
+
+
 def histories(book: Workbook) -> pd.DataFrame:
     """Training of every defence on the run's first seed: columns step, defence, loss, validation_accuracy."""
     parts = [
@@ -87,6 +103,19 @@ def histories(book: Workbook) -> pd.DataFrame:
         for defence in book.defences
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def history_figure(book: Workbook) -> Figure | Markdown:
+    """Loss and validation accuracy over the training of the run's first seed."""
+    if is_external(book):
+        return Markdown(NOT_TRAINED)
+    return plots.learning_curves(
+        histories(book),
+        metrics=["loss", "validation_accuracy"],
+        percent=["validation_accuracy"],
+        labels={"loss": "training loss", "validation_accuracy": "accuracy on whole validation photos"},
+        title=f"Training of the headline models, seed {book.training_seeds[0]}",
+    )
 
 
 def headline_steps(book: Workbook) -> dict[str, float]:
@@ -101,8 +130,32 @@ def validation_curve(lengths: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates(["defence", "training_steps", "training_seed"])
 
 
+def length_figure(book: Workbook, lengths: pd.DataFrame) -> Axes | Markdown:
+    """Validation accuracy by training length, the headline ringed."""
+    if is_external(book):
+        return Markdown(NOT_TRAINED)
+    return plots.interval_curves(
+        validation_curve(lengths),
+        x="training_steps",
+        x_label="training steps",
+        y_label="natural accuracy, validation",
+        headline=headline_steps(book),
+        title="Every defence gets the training length that suits it",
+    )
+
+
+def headline_was_tried(book: Workbook, lengths: pd.DataFrame) -> bool:
+    """Whether every headline is the best of the lengths in the table by validation accuracy."""
+    rows = validation_curve(lengths)
+    best = rows.groupby("defence")["value"].max()
+    chosen = rows.set_index(["defence", "training_steps"])["value"]
+    return all(chosen[name, steps] == best[name] for name, steps in headline_steps(book).items())
+
+
 def length_sentence(book: Workbook, lengths: pd.DataFrame) -> str:
     """Which training length each defence's headline has, and what it was chosen from."""
+    if is_external(book):
+        return NOT_TRAINED
     rows = validation_curve(lengths)
     rows = rows[rows["training_seed"] == 0]
     base = book.setup.target.recipe["steps"]
@@ -122,12 +175,12 @@ def diagnostics(book: Workbook) -> pd.DataFrame:
     what its law gives. Rows per defence that erases, means over the run's seeds."""
     rows = []
     for defence in book.defences:
-        (made, *_) = build(defence, book.setup.defences)
-        if not hasattr(made, "law"):
-            continue
-        seen = [book.attack(defence, seed).target().meta["diagnostics"] for seed in book.training_seeds]
-        areas = [value for found in seen for key, value in found.items() if key.endswith("erased_area")]
-        rows.append({"defence": defence, "measured": np.mean(areas), "by_law": _area(made.law, book)})
+        for made in build(defence, book.setup.defences):
+            if not hasattr(made, "law"):
+                continue
+            seen = [book.attack(defence, seed).target().meta["diagnostics"] for seed in book.training_seeds]
+            areas = [found[key] for found in seen for key in found if key.startswith(f"{made.name}.")]
+            rows.append({"defence": defence, "measured": np.mean(areas), "by_law": _area(made.law, book)})
     frame = pd.DataFrame(rows, columns=["defence", "measured", "by_law"]).set_index("defence")
     return frame.assign(difference=frame["measured"] - frame["by_law"])
 
@@ -143,6 +196,20 @@ def _area(law: erasing.ErasingLaw, book: Workbook) -> float:
 # --- what defences cost -------------------------------------------------------------------------------
 
 
+def accuracy_table(table: pd.DataFrame) -> pd.DataFrame | Markdown:
+    """Natural accuracy of every defence by split, seeds joined."""
+    if table.empty:
+        return Markdown(NO_PHOTOS)
+    wide = pivot(table, metrics=["natural_accuracy"], columns="split")
+    return wide[["train", "validation", "test"]]
+
+
+def beats_chance(book: Workbook, table: pd.DataFrame) -> bool:
+    """Whether every target recognises its own training photos more often than a guess would."""
+    rows = table[(table["metric"] == "natural_accuracy") & (table["split"] == "train")]
+    return bool((rows["value"] > book.chance).all())
+
+
 def natural_differences(book: Workbook, *, reference: str = "none") -> pd.DataFrame:
     """Natural accuracy on unseen photos, and its paired difference to NoDef on the same photos and seeds.
 
@@ -153,6 +220,9 @@ def natural_differences(book: Workbook, *, reference: str = "none") -> pd.DataFr
         Columns defence, seeds, natural_accuracy (Interval), difference (Interval, defence minus NoDef),
         detectable (the difference that would be found with 80 % power).
     """
+    columns = ["defence", "seeds", "natural_accuracy", "difference", "detectable"]
+    if not book.has_photos:
+        return pd.DataFrame(columns=columns)
     base, labels = _seed_mean(book, reference)
     rows = []
     for defence in dict.fromkeys([reference, *book.defences]):
@@ -169,7 +239,7 @@ def natural_differences(book: Workbook, *, reference: str = "none") -> pd.DataFr
                 "detectable": detectable if defence != reference else np.nan,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _paired(difference: torch.Tensor, labels: torch.Tensor) -> tuple[Interval, float]:
@@ -205,6 +275,49 @@ def natural_sentences(book: Workbook, differences: pd.DataFrame) -> list[str]:
     ]
 
 
-def bullet_list(sentences: Sequence[str]) -> str:
-    """Markdown."""
-    return "\n".join(f"- {text}" for text in sentences)
+def cost_figure(cost: pd.DataFrame) -> Axes | Markdown:
+    """The paired differences to NoDef, in points."""
+    rows = [
+        (row.defence, row.difference) for row in cost.itertuples() if isinstance(row.difference, Interval)
+    ]
+    if not rows:
+        return Markdown("One model only: nothing to compare.")
+    frame = pd.DataFrame(
+        [
+            {"defence": name, "value": 100 * d.value, "low": 100 * d.low, "high": 100 * d.high}
+            for name, d in rows
+        ]
+    )
+    settled = sum(d.excludes(0) for _, d in rows)
+    return plots.difference_plot(
+        frame,
+        by="defence",
+        x_label="natural accuracy minus NoDef's, points",
+        left="less accurate",
+        right="more accurate",
+        title=f"{settled} of {len(rows)} intervals exclude no difference",
+    )
+
+
+def cost_caption(book: Workbook, cost: pd.DataFrame) -> str:
+    """What the figure is of."""
+    if cost.empty:
+        return NO_PHOTOS
+    photos, people = len(book.world.test), cost["natural_accuracy"].iloc[0].n
+    small = "" if book.setup.conclusive else " Too small to conclude."
+    return (
+        f"Preset {book.setup.name}: {photos} test photos of {people} people, {len(book.training_seeds)} training "
+        f"seed(s), paired with NoDef; 95 % intervals over people; hollow where nothing is established.{small}"
+    )
+
+
+def finding(book: Workbook, cost: pd.DataFrame) -> str:
+    """The verdict on every defence as a list."""
+    sentences = natural_sentences(book, cost)
+    if not sentences:
+        return check_message(book)
+    found = [
+        f"- {sentence}" + (f" (Could detect {100 * detectable:.1f} points.)" if book.setup.conclusive else "")
+        for sentence, detectable in zip(sentences, cost["detectable"].dropna(), strict=True)
+    ]
+    return "\n".join(found)

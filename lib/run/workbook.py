@@ -227,8 +227,19 @@ class Workbook:
 
     @property
     def _saved_identities(self) -> pd.DataFrame:
+        """Headline rows of ``identities/``, read again only when a file has changed."""
         folder = results.output_dir(self.setup.name)
-        return self._headline_rows(results.load_identities(f"{self.setup.name}__*", folder=folder))
+        files = sorted((folder / "identities").glob(f"{self.setup.name}__*.csv"))
+        stamp = tuple((path.name, path.stat().st_mtime_ns) for path in files)
+        if stamp not in self._read:
+            self._read.clear()
+            table = results.load_identities(f"{self.setup.name}__*", folder=folder)
+            self._read[stamp] = self._headline_rows(table)
+        return self._read[stamp]
+
+    @cached_property
+    def _read(self) -> dict[tuple, pd.DataFrame]:
+        return {}
 
     def _headline_rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Values of targets at their headline length, and of the study's prior and budget."""

@@ -76,6 +76,8 @@ def matched_attack(accuracy: ArrayLike, attack: ArrayLike, target: float) -> flo
     front = pareto_front(accuracy, attack)
     x, y = accuracy[front], attack[front]
     order = np.argsort(x, kind="stable")
+    if 0 < target - x.max() < 1e-9:  # one model's accuracy, summed in another order
+        target = x.max()
     return float(np.interp(target, x[order], y[order], right=np.nan))
 
 
