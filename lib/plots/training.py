@@ -22,6 +22,9 @@ from lib.plots.style import (
     suptitle,
 )
 
+FEW = 3
+"""Rows up to which a line also has markers."""
+
 
 def require(frame: pd.DataFrame, *columns: str) -> None:
     """Raise a :class:`UserError` where a table lacks a column or has no rows."""
@@ -61,7 +64,13 @@ def learning_curves(
                 ax.plot(rows[x], rows[metric], color=blend(look.colour, 0.25), linewidth=0.9, zorder=1)
             line = rows[metric].rolling(smooth, min_periods=1, center=True).mean()
             ax.plot(
-                rows[x], line, color=look.colour, label=look.label, linestyle="-" if look.filled else "--"
+                rows[x],
+                line,
+                color=look.colour,
+                label=look.label,
+                linestyle="-" if look.filled else "--",
+                marker="o" if len(rows) <= FEW else None,  # a line through one point is invisible
+                markersize=5,
             )
         text = (labels or {}).get(metric, metric.replace("_", " "))
         ax.set(xlabel={"step": "training step"}.get(x, x.replace("_", " ")), ylabel=text)

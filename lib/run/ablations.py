@@ -72,6 +72,14 @@ def exposure_runs(book: Workbook) -> list[Run]:
     return list(dict.fromkeys(sorted(runs, key=lambda run: (run.defence != "none", -run.pixels))))
 
 
+def run_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Steps, share shown and pixels of each run, NoDef at full length being 1."""
+    columns = ["model", "share of the steps", "share shown", "pixels"]
+    return pd.DataFrame([(r.name, r.share, r.shown, r.pixels) for r in runs], columns=columns).set_index(
+        "model"
+    )
+
+
 def erased_share(book: Workbook, defence: str) -> float:
     """Mean share of the image that a defence erases: exact where the law allows, else from draws."""
     return float(exposure(book, defence).mean())

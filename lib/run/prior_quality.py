@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import evaluation, results, statistics
+from lib import evaluation, plots, results, statistics
 from lib.data import Images
 from lib.data.checks import unseen_among
 from lib.priors import Eigenfaces
@@ -27,6 +29,14 @@ GROUPS = 5
 METRICS = ("kid", "precision", "recall", "density", "coverage")
 PUBLIC, PRIVATE = "public photos", "private photos"
 """The references beside the priors: what a perfect prior would reach, and how far the private people are."""
+SPLITS = {"public_held_out": "unseen public photos", "private_test": "private photos"}
+TRACES = {
+    "discriminator_loss": "critic's loss",
+    "generator_loss": "generator's loss",
+    "real_logit": "critic's score, photos",
+    "fake_logit": "critic's score, samples",
+    "r1": "squared gradient at photos",
+}
 
 
 @dataclass(frozen=True)
@@ -245,6 +255,42 @@ def expressed(book: Workbook, *, kind: str = "eigenfaces") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def expressed_figure(rows: pd.DataFrame) -> Axes:
+    """Expressed variance over the number of components, public and private photos."""
+    return plots.interval_curves(
+        rows.assign(photos=rows["split"].map(SPLITS)),
+        x="x",
+        by="photos",
+        x_label="components",
+        y_label="share of variance expressed",
+        logarithmic_x=True,
+        title="How much of a photo eigenfaces can express",
+    )
+
+
+def private_is_harder(shares: pd.DataFrame) -> bool:
+    """Whether private photos are expressed less than public ones by the first half of the counts of components
+    (with all of them little is left to differ). True without private photos."""
+    if "private_test" not in shares:
+        return True
+    half = shares.iloc[: len(shares) // 2]
+    return bool((half["private_test"] < half["public_held_out"]).all())
+
+
+def expressed_sentence(rows: pd.DataFrame, *, conclusive: bool) -> str:
+    """What all components together express, in words."""
+    last = rows[rows["x"] == rows["x"].max()]
+    parts = [
+        f"{SPLITS[row.split]} {_text(Interval(row.value, row.low, row.high, row.n), row.metric)} (n = {row.n})"
+        for row in last.itertuples()
+    ]
+    small = "" if conclusive else " Too small to conclude."
+    return (
+        f"Preset {last['setup'].iloc[0]}: {last['x'].iloc[0]:.0f} components express of the variance of "
+        f"{'; of '.join(parts)}, with 95 % intervals over photos and over people.{small}"
+    )
+
+
 def _shares(faces: Eigenfaces, photos: Images, identity: Tensor, counts: list[int]) -> list[Interval]:
     """One interval per count, over identities."""
     total, inside = [], []
@@ -293,6 +339,34 @@ def gan_history(book: Workbook, *, kind: str = "stylegan") -> pd.DataFrame:
     ]
     results.save_curves(rows, f"{book.setup.name}__prior-training", allow_missing=set(measured))
     return history.assign(prior=kind)
+
+
+def gan_figure(history: pd.DataFrame) -> Figure:
+    """Losses, the critic's scores and its gradient over the training."""
+    shown = [name for name in TRACES if name in history]
+    return plots.learning_curves(
+        history.assign(defence="none"),
+        metrics=shown,
+        labels=TRACES,
+        smooth=max(1, len(history) // 40),
+        title=f"{len(history)} rows over {history['step'].iloc[-1]} steps, {history['images'].iloc[-1]:,} images shown",
+    )
+
+
+def critic_table(found: Quality) -> pd.DataFrame:
+    """The critic's mean score of training photos, held-out photos and samples."""
+    frame = pd.DataFrame(found.critic).T.rename_axis("critic of")
+    return frame.assign(gap=frame["training photos"] - frame["held-out photos"]).round(2)
+
+
+def finding(book: Workbook, found: Quality, rows: pd.DataFrame) -> str:
+    """What the page found, in words."""
+    conclusive = book.setup.conclusive
+    sentences = [
+        quality_sentence(found, conclusive=conclusive),
+        expressed_sentence(rows, conclusive=conclusive),
+    ]
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 # --- pictures -----------------------------------------------------------------------------------------

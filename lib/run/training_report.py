@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lib import erasing, evaluation, plots, results, statistics
 from lib.defences import build
 from lib.run import inversion, measures, targets
-from lib.run.tables import pivot
+from lib.run.tables import pivot, points
 from lib.run.targets import Trained
 from lib.run.workbook import Workbook
 from lib.runtime import generator
@@ -73,7 +73,7 @@ def check_message(book: Workbook) -> str:
     right, labels = _right(book, book.attack(book.defences[0]).target())
     interval = statistics.clustered_mean(right, labels, seed=measures.SEED, average="micro")
     text = (
-        f"{interval.percent()} of unseen private photos are recognised; chance is {100 * book.chance:.1f} %."
+        f"Unseen private photos recognised: {interval.percent()} people; chance is {100 * book.chance:.1f} %."
     )
     if interval.value >= min(FLOOR * book.chance, 0.5):
         return text
@@ -113,7 +113,7 @@ def history_figure(book: Workbook) -> Figure | Markdown:
         histories(book),
         metrics=["loss", "validation_accuracy"],
         percent=["validation_accuracy"],
-        labels={"loss": "training loss", "validation_accuracy": "accuracy on whole validation photos"},
+        labels={"loss": "training loss", "validation_accuracy": "validation accuracy"},
         title=f"Training of the headline models, seed {book.training_seeds[0]}",
     )
 
@@ -243,12 +243,12 @@ def natural_differences(book: Workbook, *, reference: str = "none") -> pd.DataFr
 
 
 def _paired(difference: torch.Tensor, labels: torch.Tensor) -> tuple[Interval, float]:
-    """Mean of per-photo differences (N,) clustered by person, and the difference that could be detected."""
+    """Mean of per-photo differences (N,) clustered by person, and the difference that could be detected (NaN
+    where no person differs)."""
     people = evaluation.identity_means(difference, labels).mean.numpy()
     if not people.any():  # resampling would see no variation and give an empty interval
         nothing = np.zeros(len(people))
-        compared = statistics.compare_paired(nothing, nothing, seed=measures.SEED)
-        return compared.difference, compared.detectable
+        return statistics.compare_paired(nothing, nothing, seed=measures.SEED).difference, np.nan
     interval = statistics.clustered_mean(difference, labels, seed=measures.SEED, average="micro")
     return interval, statistics.detectable_difference(interval.standard_error(), degrees=interval.n - 1)
 
@@ -275,7 +275,18 @@ def natural_sentences(book: Workbook, differences: pd.DataFrame) -> list[str]:
     ]
 
 
-def cost_figure(cost: pd.DataFrame) -> Axes | Markdown:
+def cost_table(cost: pd.DataFrame) -> pd.DataFrame:
+    """The costs as text, differences in points."""
+    shown = {
+        "training seeds": cost["seeds"].to_numpy(),
+        "natural accuracy": [interval.percent() for interval in cost["natural_accuracy"]],
+        "minus NoDef": [points(d) if isinstance(d, Interval) else "" for d in cost["difference"]],
+        "detectable": [f"{100 * d:.1f} points" if np.isfinite(d) else "" for d in cost["detectable"]],
+    }
+    return pd.DataFrame(shown, index=pd.Index(cost["defence"], name="defence"))
+
+
+def cost_figure(book: Workbook, cost: pd.DataFrame) -> Axes | Markdown:
     """The paired differences to NoDef, in points."""
     rows = [
         (row.defence, row.difference) for row in cost.itertuples() if isinstance(row.difference, Interval)
@@ -288,14 +299,17 @@ def cost_figure(cost: pd.DataFrame) -> Axes | Markdown:
             for name, d in rows
         ]
     )
-    settled = sum(d.excludes(0) for _, d in rows)
+    settled = sum(d.high < 0 for _, d in rows)
+    verb = "costs" if settled == 1 else "cost"
     return plots.difference_plot(
         frame,
         by="defence",
         x_label="natural accuracy minus NoDef's, points",
         left="less accurate",
         right="more accurate",
-        title=f"{settled} of {len(rows)} intervals exclude no difference",
+        title=f"{settled} of {len(rows)} defences {verb} accuracy"
+        if book.setup.conclusive
+        else "Too small to conclude",
     )
 
 
@@ -316,8 +330,9 @@ def finding(book: Workbook, cost: pd.DataFrame) -> str:
     sentences = natural_sentences(book, cost)
     if not sentences:
         return check_message(book)
-    found = [
-        f"- {sentence}" + (f" (Could detect {100 * detectable:.1f} points.)" if book.setup.conclusive else "")
-        for sentence, detectable in zip(sentences, cost["detectable"].dropna(), strict=True)
-    ]
+    detectable = cost.loc[cost["difference"].map(lambda d: isinstance(d, Interval)), "detectable"]
+    found = []
+    for sentence, least in zip(sentences, detectable, strict=True):
+        known = book.setup.conclusive and np.isfinite(least)
+        found.append(f"- {sentence}" + (f" (Could detect {100 * least:.1f} points.)" if known else ""))
     return "\n".join(found)
