@@ -157,8 +157,7 @@ def get(
             f"{stage.label} is not there yet and takes about {duration(seconds)} on this machine; make it with "
             f"`make run SETUP={stage.params.get('setup', '...')}`, or set MIDRE_TRAIN=1 before opening the notebook"
         )
-    folder = cache_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _writable(cache_dir())
     with FileLock(folder / f"{stage.stem}.lock"):
         found = find(stage)  # another process may have made it while we waited
         if found is not None:
@@ -177,8 +176,7 @@ def put(
     stage: Stage, tensors: dict[str, Tensor], meta: dict[str, Any], *, folder: Path | None = None
 ) -> Artifact:
     """Write a stage; the JSON is renamed last, so that a stage without it does not exist."""
-    folder = folder or cache_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _writable(folder or cache_dir())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path = folder / f"{stage.stem}.safetensors"
     _write_aside(path, lambda aside: save_file(tensors, aside))
@@ -207,7 +205,13 @@ def exists(stage: Stage) -> bool:
 
 
 def _read(path: Path, stage: Stage) -> Artifact:
-    document = json.loads(path.read_text())
+    try:
+        document = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path.name} is damaged ({error}); remove it with `python -m lib.run cache rm {stage.key}` or "
+            "restore results/zoo from git"
+        ) from error
     if document.get("stage") != stage.identity:
         raise UserError(
             f"{path.name} holds another stage than its name says; remove it with "
@@ -230,18 +234,24 @@ def _read(path: Path, stage: Stage) -> Artifact:
 
 
 def listing() -> Iterator[dict[str, Any]]:
-    """One row per stored stage: place, key, kind, label, megabytes, seconds it took."""
+    """One row per stored stage: place, key, kind, label, megabytes, seconds it took. Damaged ones are listed
+    too, so that they can be removed."""
     for place, folder in (("cache", cache_dir()), ("zoo", ZOO)):
-        for path in sorted(folder.glob("*.json")):
-            document = json.loads(path.read_text())
+        for path in sorted(folder.glob("*-*.json")):
+            kind, _, key = path.stem.rpartition("-")
+            try:
+                document = json.loads(path.read_text())
+            except ValueError:
+                document = {"stage": {}, "label": "damaged", "meta": {}}
             if "stage" not in document:
                 continue
+            weights = path.with_suffix(".safetensors")
             yield {
                 "place": place,
-                "key": path.stem.rpartition("-")[2],
-                "kind": document["stage"]["kind"],
+                "key": key,
+                "kind": kind,
                 "label": document["label"],
-                "megabytes": round(path.with_suffix(".safetensors").stat().st_size / 1e6, 1),
+                "megabytes": round(weights.stat().st_size / 1e6, 1) if weights.exists() else 0.0,
                 "seconds": document["meta"].get("seconds"),
             }
 
@@ -281,6 +291,19 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"could not make the folder {folder} ({error.strerror}); point MIDRE_CACHE at one you may write to"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"the folder {folder} is not writable; point MIDRE_CACHE at one that is")
+    return folder
 
 
 def _write_aside(path: Path, write: Callable[[Path], Any]) -> None:

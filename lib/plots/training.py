@@ -11,6 +11,7 @@ from matplotlib.transforms import ScaledTranslation
 from lib.errors import UserError
 from lib.plots.style import (
     WIDTH,
+    Style,
     axes_or_new,
     blend,
     grid,
@@ -95,17 +96,19 @@ def interval_curves(
     percent: bool = True,
     logarithmic_x: bool = False,
     headline: dict[str, float] | None = None,
+    looks: dict[str, Style] | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Lines with 95 % intervals: columns ``x``, ``by``, value, low, high, one row a point.
 
     ``headline[name]`` rings the point of that series that was chosen (the headline training). Where several
-    rows share a point (seeds) they are all drawn and the line joins their means.
+    rows share a point (seeds) they are all drawn and the line joins their means. ``looks`` are
+    the styles of series that are no defences (:func:`lib.plots.set_styles`).
     """
     require(frame, x, by, "value", "low", "high")
     ax = axes_or_new(ax, width=7.5, height=4.0)
-    looks = styles(frame[by].astype(str))
+    looks = looks or styles(frame[by].astype(str))
     for i, (name, look) in enumerate(looks.items()):
         rows = frame[frame[by].astype(str) == name].sort_values(x)
         mean = rows.groupby(x)["value"].mean()

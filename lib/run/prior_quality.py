@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -29,6 +30,7 @@ GROUPS = 5
 METRICS = ("kid", "precision", "recall", "density", "coverage")
 PUBLIC, PRIVATE = "public photos", "private photos"
 """The references beside the priors: what a perfect prior would reach, and how far the private people are."""
+FEWEST_ROWS = 3
 SPLITS = {"public_held_out": "unseen public photos", "private_test": "private photos"}
 TRACES = {
     "discriminator_loss": "critic's loss",
@@ -261,6 +263,7 @@ def expressed_figure(rows: pd.DataFrame) -> Axes:
         rows.assign(photos=rows["split"].map(SPLITS)),
         x="x",
         by="photos",
+        looks=plots.set_styles(SPLITS.values(), known={}),
         x_label="components",
         y_label="share of variance expressed",
         logarithmic_x=True,
@@ -341,8 +344,10 @@ def gan_history(book: Workbook, *, kind: str = "stylegan") -> pd.DataFrame:
     return history.assign(prior=kind)
 
 
-def gan_figure(history: pd.DataFrame) -> Figure:
-    """Losses, the critic's scores and its gradient over the training."""
+def gan_figure(history: pd.DataFrame) -> Figure | Markdown:
+    """Losses, the critic's scores and its gradient over the training; in words if it was too short to draw."""
+    if len(history) < FEWEST_ROWS:
+        return Markdown(f"Trained for {history['step'].iloc[-1]} steps only: no curve to draw.")
     shown = [name for name in TRACES if name in history]
     return plots.learning_curves(
         history.assign(defence="none"),

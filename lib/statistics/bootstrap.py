@@ -88,7 +88,9 @@ def clustered_mean(
         bound = zero_event_bound(people, level=level)
         return Interval(value, *((0.0, bound) if value == 0 else (1 - bound, 1.0)), people)
     weights = identity_weights(people, resamples, np.random.default_rng(seed))
-    return percentile_interval(value, weights @ (share * mean) / (weights @ share), n=people, level=level)
+    samples = weights @ (share * mean) / (weights @ share)
+    samples = samples.clip(mean.min(), mean.max())  # rounding must not leave [0, 1]
+    return percentile_interval(value, samples, n=people, level=level)
 
 
 def clustered_statistic(
@@ -138,4 +140,5 @@ def nested_mean(values: ArrayLike, *, seed: int, level: float = 0.95, resamples:
     outer = identity_weights(seeds, resamples, rng)
     inner = identity_weights(people, resamples, rng)
     samples = ((inner @ values.T) * outer).sum(1) / (seeds * people)
+    samples = samples.clip(values.min(), values.max())  # rounding must not leave [0, 1]
     return percentile_interval(float(values.mean()), samples, n=people, level=level)
