@@ -330,12 +330,12 @@ def test_digits_are_bundled_and_have_ten_classes():
     assert torch.bincount(images.labels).min() > 170 and images.names == list("0123456789")
 
 
-def folder_setup(tmp_path: Path, private: Path, public: Path, **changes):
+def folder_setup(tmp_path: Path, own: Path, others: Path, **changes):
     content = yaml.safe_load((FOLDER / "digits.yaml").read_text())
     content["image_size"] = 8
     content["data"] = {
-        "private": {"source": "folder", "path": str(private), "min_images": 4, "max_images": 6},
-        "public": {"source": "folder", "path": str(public)},
+        "private": {"source": "folder", "path": str(own), "min_images": 4, "max_images": 6},
+        "public": {"source": "folder", "path": str(others)},
         "others": {"verifier": 1.0},
         "public_held_out": 0.25,
     } | changes
@@ -356,17 +356,21 @@ def test_a_world_of_ones_own_photos(tmp_path):
     assert torch.equal(again.train.pixels, world.train.pixels) and again.train.files == world.train.files
 
 
-def test_a_person_with_too_few_photos_and_an_unknown_source(tmp_path):
-    private = faces(tmp_path / "private", {"Ann": 2, "Bo": 3})
+def test_bad_sources_of_a_world_are_one_clear_error(tmp_path):
     public = faces(tmp_path / "public", {"x": 8})
+    few = faces(tmp_path / "few", {"Ann": 2, "Bo": 3})
     with pytest.raises(
         UserError, match="at least 2 people with 4 or more photos, found 0 .the largest has 3"
     ):
-        load_world(folder_setup(tmp_path, private, public))
+        load_world(folder_setup(tmp_path, few, public))
+    enough = faces(tmp_path / "enough", {"Ann": 4, "Bo": 5})
     with pytest.raises(UserError, match="data source 'moon' is unknown; expected one of digits, folder"):
-        load_world(folder_setup(tmp_path, private, public, public={"source": "moon"}))
+        load_world(folder_setup(tmp_path, enough, public, public={"source": "moon"}))
     with pytest.raises(UserError, match="'folder' needs a path"):
-        load_world(folder_setup(tmp_path, private, public, private={"source": "folder"}))
+        load_world(folder_setup(tmp_path, enough, public, private={"source": "folder"}))
+    with pytest.raises(UserError, match="expected down in"):
+        moved = {"source": "folder", "path": str(public), "down": 0.6}
+        load_world(folder_setup(tmp_path, enough, public, public=moved))
 
 
 def test_photos_are_moved_down_and_keep_their_size():
@@ -403,7 +407,7 @@ def test_duplicates_survive_what_photo_software_does_to_a_copy(tmp_path):
     original = smooth(6)
     path = tmp_path / "copy.jpg"
     Image.fromarray(original[1].permute(1, 2, 0).numpy()).resize((150, 150)).save(path, quality=60)
-    reencoded = torch.from_numpy(decode(path, 64))
+    reencoded = torch.from_numpy(decode(path, 64).copy())
     brighter = (original[2].float() * 0.7 + 40).round().byte()
     copies = torch.stack([original[0], reencoded, brighter, original[3].flip(2), smooth(1, seed=9)[0]])
     found = checks.duplicates(named(copies), named(original))

@@ -224,7 +224,9 @@ def judge_photos(setup: Setup, trained: Trained, role: str) -> dict[str, Judged]
         model = trained.model.to(device())
         for split, photos in sets().items():
             features, logits = evaluation.judge(photos.pixels, {role: model}, batch_size=256)[role]
-            tensors[f"{split}.{role}.features"], tensors[f"{split}.{role}.logits"] = features, logits
+            tensors[f"{split}.{role}.features"] = features
+            if role != "verifier":  # its classes are other people
+                tensors[f"{split}.{role}.logits"] = logits
             tensors[f"{split}.labels"] = photos.labels
         return tensors, {}
 
