@@ -96,7 +96,7 @@ def test_words_follow_the_table_and_the_preset(book, monkeypatch):
     assert start.bars_title(large, bars) == "RE [.1, .4] leaks less than NoDef by 3 of 4 judges"
     empty = table[:0]
     assert "numbers are not there yet; `make run SETUP=lfw64`" in start.finding(large, table, empty)
-    assert "committed study in the table, with 1 seed" in start.finding(large, table, table)
+    assert "committed study in the table, of 1 training seed" in start.finding(large, table, table)
 
 
 def test_reconstructions_are_compared_with_what_they_started_from(tmp_path, book):

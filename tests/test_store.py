@@ -56,7 +56,9 @@ def test_keys_are_the_same_in_every_process_and_release():
         cwd=store.ROOT,
     )
     own = Stage("prior", "y", {"a": [1, "é"], "b": 0.1}, ("up",)).key
-    assert done.stdout.strip() == own == "bca33ecc842bf11c", "a changed key orphans every cached and shipped stage"
+    assert done.stdout.strip() == own == "bca33ecc842bf11c", (
+        "a changed key orphans every cached and shipped stage"
+    )
 
 
 def test_essentials_leave_keys_alone_when_a_field_with_a_default_is_added():
@@ -85,7 +87,9 @@ def test_made_once_then_loaded_with_metadata():
     assert torch.equal(again.tensors["weights"], first.tensors["weights"])
     assert again.meta["steps"] == 7 and again.meta["seconds"] >= 0
     names = sorted(path.name for path in store.cache_dir().iterdir())
-    assert names == [f"{stage().stem}.json", f"{stage().stem}.safetensors"], "no lock, checkpoint or part stays"
+    assert names == [f"{stage().stem}.json", f"{stage().stem}.safetensors"], (
+        "no lock, checkpoint or part stays"
+    )
 
 
 def test_hours_are_not_spent_silently(monkeypatch):

@@ -19,7 +19,17 @@ from lib import results, statistics, store
 from lib.defences import build
 from lib.errors import UserError
 from lib.models import build_classifier
-from lib.run import ablations, budget, evaluation_report, feature_report, inversion, inversion_report, measures, targets
+from lib.results.schema import check
+from lib.run import (
+    ablations,
+    budget,
+    evaluation_report,
+    feature_report,
+    inversion,
+    inversion_report,
+    measures,
+    targets,
+)
 from lib.run.feature_words import answers
 from lib.run.inversion import Attack
 from lib.run.plan import plan
@@ -48,7 +58,11 @@ TINY = {
     "snapshots": [0.5],
     "evaluators": {
         "main": {"network": {"kind": "residual", "widths": [4, 4, 8, 8]}, "recipe": {"steps": 8}, "seed": 1},
-        "panel_1": {"network": {"kind": "residual", "widths": [4, 4, 4, 8]}, "recipe": {"steps": 8}, "seed": 2},
+        "panel_1": {
+            "network": {"kind": "residual", "widths": [4, 4, 4, 8]},
+            "recipe": {"steps": 8},
+            "seed": 2,
+        },
     },
     "verifier": {
         "network": {"kind": "residual", "widths": [4, 4, 8, 8], "cosine": 8.0},
@@ -84,9 +98,24 @@ def book(toy, monkeypatch) -> Workbook:
     return open_workbook(str(toy / "tiny.yaml"), DEFENCES, [0], [0])
 
 
+@pytest.fixture(scope="module")
+def memory() -> dict:
+    """What is measured once for all tests of this module; its files lie in the toy folder."""
+    return {}
+
+
 @pytest.fixture
-def measured(book) -> pd.DataFrame:
-    return evaluation_report.measured(book)
+def measured(book, memory) -> pd.DataFrame:
+    if "table" not in memory:
+        memory["table"] = evaluation_report.measured(book)
+    return memory["table"]
+
+
+@pytest.fixture
+def space(book, measured, memory) -> feature_report.FeatureReport:
+    if "space" not in memory:
+        memory["space"] = feature_report.feature_report(book)
+    return memory["space"]
 
 
 # --- opening ------------------------------------------------------------------------------------------
@@ -109,7 +138,10 @@ def test_what_cannot_be_opened_is_refused_at_once(arguments, word):
 
 
 def test_unknown_key_and_wrong_type_in_a_setup_are_refused(tmp_path):
-    for change, word in (({"colour": 1}, "unknown key 'colour'"), ({"image_size": "16"}, "image_size: expected int")):
+    for change, word in (
+        ({"colour": 1}, "unknown key 'colour'"),
+        ({"image_size": "16"}, "image_size: expected int"),
+    ):
         path = tmp_path / "changed.yaml"
         path.write_text(yaml.safe_dump({**TINY, **change}))
         with pytest.raises(UserError, match=word):
@@ -127,7 +159,10 @@ def test_empty_parameters_mean_the_study_and_names_become_canonical(book):
 
 def test_stage_keys_follow_what_determines_them(book):
     again = open_workbook("digits").setup
-    assert targets.target_stage(book.setup, "re(.1, .40)", 0, 1).key == targets.target_stage(book.setup, "re(0.1,0.4)", 0, 1.0).key
+    assert (
+        targets.target_stage(book.setup, "re(.1, .40)", 0, 1).key
+        == targets.target_stage(book.setup, "re(0.1,0.4)", 0, 1.0).key
+    )
     keys = {
         targets.target_stage(setup, defence, seed, multiple).key
         for setup in (book.setup, again)
@@ -139,15 +174,21 @@ def test_stage_keys_follow_what_determines_them(book):
     base = book.attack("none")
     made = inversion.reconstruction_stage(base, targets.target_stage(book.setup, "none", 0, 1))
     for change in ({"attack_seed": 1}, {"budget": "quick"}):
-        other = inversion.reconstruction_stage(replace(base, **change), targets.target_stage(book.setup, "none", 0, 1))
+        other = inversion.reconstruction_stage(
+            replace(base, **change), targets.target_stage(book.setup, "none", 0, 1)
+        )
         assert other.key != made.key
-    assert base.values["learning_rate"] == 0.1 and base.values["candidates"] == 6, "the prior's constants, then the budget's"
+    assert base.values["learning_rate"] == 0.1 and base.values["candidates"] == 6, (
+        "the prior's constants, then the budget's"
+    )
 
 
 @pytest.mark.parametrize(
     ("scores", "chosen"), [([0.5, 0.8], 2), ([0.8, 0.5], 1), ([0.8, 0.8], 1)], ids=["better", "worse", "tie"]
 )
-def test_the_headline_length_is_best_by_validation_ties_to_the_shorter(book, monkeypatch, tmp_path, scores, chosen):
+def test_the_headline_length_is_best_by_validation_ties_to_the_shorter(
+    book, monkeypatch, tmp_path, scores, chosen
+):
     monkeypatch.setenv("MIDRE_CACHE", str(tmp_path))
 
     def fake(setup, defence, seed, multiple):
@@ -162,7 +203,9 @@ def test_the_headline_length_is_best_by_validation_ties_to_the_shorter(book, mon
 
 def test_early_is_a_point_of_the_nodef_run(book):
     early = targets.target(book.setup, "early(0.5)", 0, 1)
-    assert store.exists(targets.target_stage(book.setup, "none", 0, 1)), "the run that leaves its points is trained"
+    assert store.exists(targets.target_stage(book.setup, "none", 0, 1)), (
+        "the run that leaves its points is trained"
+    )
     photos = book.world.train
     alone = train_classifier(
         lambda recipe: build_classifier(book.setup.target.network, 3, 16, width=recipe.width),
@@ -204,10 +247,12 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_alike(book, monk
 def test_tables_follow_the_schema_one_row_per_run_and_metric(book, measured):
     saved = results.load_tables("digits__*", folder=results.output_dir("digits"))
     assert tuple(saved.columns) == results.COLUMNS
-    results.check(saved, "tables", allow_missing={"scaled_leakage"})
+    check(saved, "tables", allow_missing={"scaled_leakage"})
     keys = [name for name in results.COLUMNS if name not in ("value", "low", "high", "n", "headline")]
     assert not saved.duplicated(keys).any()
-    assert {"natural_accuracy", "attack_accuracy_top1", "verifier_match", "kid", "target_probability"} <= set(saved.metric)
+    assert {"natural_accuracy", "attack_accuracy_top1", "verifier_match", "kid", "target_probability"} <= set(
+        saved.metric
+    )
     assert (measured.headline == 1).all() and set(measured.defence) == {"none", "re(0.1,0.4)"}
     assert set(saved[saved.attack == ""].prior) == {""}
 
@@ -218,13 +263,19 @@ def test_only_the_studys_budget_prior_and_attack_are_headline(book, measured):
     assert (quick.headline == 0).all() and (half.headline == 0).all()
     points = book.points(["none"])
     assert points.attack.shape == (1, 1, 3), "weaker budgets and shorter trainings are not mixed in"
-    own = measured[(measured.metric == "attack_accuracy_top1") & (measured.defence == "none") & (measured.evaluator == "main")]
+    own = measured[
+        (measured.metric == "attack_accuracy_top1")
+        & (measured.defence == "none")
+        & (measured.evaluator == "main")
+    ]
     assert points.means()[1][0] == pytest.approx(own["value"].iloc[0], abs=1e-5)
 
 
 def test_per_identity_values_average_to_the_tables_rows(book, measured):
     saved = results.load_identities("digits__*", folder=results.output_dir("digits"))
-    chosen = (saved.metric == "verifier_match") & (saved.budget == "headline") & (saved.defence == "re(0.1,0.4)")
+    chosen = (
+        (saved.metric == "verifier_match") & (saved.budget == "headline") & (saved.defence == "re(0.1,0.4)")
+    )
     row = measured[(measured.metric == "verifier_match") & (measured.defence == "re(0.1,0.4)")]
     assert saved[chosen]["value"].mean() == pytest.approx(row["value"].iloc[0], abs=1e-5)
     assert sorted(saved[chosen]["identity"].astype(int)) == [0, 1, 2]
@@ -259,7 +310,11 @@ def test_evaluation_pages_agree_with_each_other(book, measured):
     text = evaluation_report.verdicts(book, comparisons)
     assert text.count("too small to conclude") == 1 and "RE [.1, .4]" in text
     saved = results.load_curves("digits__comparisons", folder=results.output_dir("digits"))
-    assert len(saved) == 3 * len(comparisons) and set(saved.metric) == {"utility_difference", "privacy_gain", "advantage"}
+    assert len(saved) == 3 * len(comparisons) and set(saved.metric) == {
+        "utility_difference",
+        "privacy_gain",
+        "advantage",
+    }
     table = evaluation_report.comparison_table(comparisons)
     assert table.loc["none", "the paper's ratio"].startswith("undefined")
     checks = evaluation_report.checks(book, measured, comparisons)
@@ -313,7 +368,9 @@ def test_the_attacks_sanity_is_paired_and_says_too_small(book, measured):
     assert "Too small to conclude" in inversion_report.sanity_sentence(book, table)
     strong = table.assign(gain=[Interval(0.3, 0.1, 0.5, 62)] * len(table))
     assert "beats its prior samples" in inversion_report.sanity_sentence(conclusive(book), strong)
-    weak = table.assign(gain=[Interval(0.3, 0.1, 0.5, 62)] * (len(table) - 1) + [Interval(0.1, -0.1, 0.3, 62)])
+    weak = table.assign(
+        gain=[Interval(0.3, 0.1, 0.5, 62)] * (len(table) - 1) + [Interval(0.1, -0.1, 0.3, 62)]
+    )
     assert "does not clearly beat" in inversion_report.sanity_sentence(conclusive(book), weak)
 
 
@@ -342,8 +399,8 @@ def test_budgets_grow_and_equal_ones_count_once(book, measured):
     assert list(table.index) == [("ppa", "eigenfaces", "sweep")]
 
 
-def test_the_feature_report_measures_claims_and_says_too_small(book, measured):
-    report = feature_report.feature_report(book)
+def test_the_feature_report_measures_claims_and_says_too_small(book, space):
+    report = space
     assert set(report.sets) == {("re(0.1,0.4)", "re(0.1,0.4)"), ("none", "re(0.1,0.4)")}
     sets = report.sets["none", "re(0.1,0.4)"]
     assert len(sets.sets["private_erased"][0]) == 4 * len(sets.sets["private_train"][0])
@@ -363,12 +420,12 @@ def test_the_feature_report_measures_claims_and_says_too_small(book, measured):
         feature_report.feature_report(replace(book, defences=("none",)))
 
 
-def test_feature_words_follow_the_interval_and_its_direction(book, measured):
-    report = feature_report.feature_report(book)
-    report = replace(report, book=conclusive(book))
-    claims = feature_report.claims(replace(report, book=book))
+def test_feature_words_follow_the_interval_and_its_direction(book, space):
+    claims, report = feature_report.claims(space), replace(space, book=conclusive(book))
     for value, expected in ((0.3, "yes"), (-0.3, "no, the opposite"), (0.0, "not established")):
-        fixed = [Interval(sign * value, sign * value - 0.1, sign * value + 0.1, 62) for sign in claims.supports]
+        fixed = [
+            Interval(sign * value, sign * value - 0.1, sign * value + 0.1, 62) for sign in claims.supports
+        ]
         text = answers(report, claims.assign(interval=fixed))
         assert text.count(f"**{expected}**") == 4, expected
 
@@ -418,7 +475,9 @@ def test_exposure_of_the_places(book):
     random, fixed, toroidal = (table.loc[name] for name in ("RE [.5, .5]", "FE .5", "RE [.5, .5] toroidal"))
     assert random["centre"] == 1 and toroidal["spread over positions"] < 1e-9
     assert fixed["never shown of one photo"] == fixed["mean"] == pytest.approx(random["mean"])
-    assert random["never shown of one photo"] == pytest.approx(float((ablations.exposure(book, "re(0.5,0.5)") == 1).double().mean()))
+    assert random["never shown of one photo"] == pytest.approx(
+        float((ablations.exposure(book, "re(0.5,0.5)") == 1).double().mean())
+    )
     assert toroidal["never shown of one photo"] == 0 and table.loc["NoDef", "mean"] == 0
 
 
@@ -448,7 +507,9 @@ def test_the_plan_lists_every_stage_once_and_sees_what_is_there(book, measured):
     assert {step.stage.kind for step in steps} >= {"target", "evaluator", "prior", "reconstructions"}
     made = {path.stem for path in store.cache_dir().glob("reconstructions-*.json")}
     planned = {step.stage.stem for step in steps if step.stage.kind == "reconstructions"}
-    assert {f"reconstructions-{s.stage.key}" for s in steps if s.there and s.stage.kind == "reconstructions"} <= made
+    assert {
+        f"reconstructions-{s.stage.key}" for s in steps if s.there and s.stage.kind == "reconstructions"
+    } <= made
     assert len(planned) > 5
 
 
@@ -466,7 +527,10 @@ def test_shown_tables():
 
 def test_pivot_joins_seeds_and_keeps_the_order(book, measured):
     wide = pivot(measured, metrics=["verifier_match", "kid"], columns="metric")
-    assert list(wide.columns) == ["verifier match rate", "KID"] and list(wide.index) == ["none", "re(0.1,0.4)"]
+    assert list(wide.columns) == ["verifier match rate", "KID"] and list(wide.index) == [
+        "none",
+        "re(0.1,0.4)",
+    ]
     assert "%" in wide.iloc[0, 0] and "%" not in wide.iloc[0, 1]
     by_judge = pivot(measured, metrics=["attack_accuracy_top1"], evaluator=["main", "panel_1"])
     assert list(by_judge.columns) == ["main", "panel 1"]
@@ -489,7 +553,11 @@ def external(tmp_path, monkeypatch) -> Workbook:
     generator = torch.Generator().manual_seed(0)
     weights = {"1.weight": torch.randn(4, 768, generator=generator) * 0.1, "1.bias": torch.zeros(4)}
     save_file(weights, tmp_path / "weights.safetensors")
-    given = {"kind": "external", "factory": "somebodys:network", "weights": str(tmp_path / "weights.safetensors")}
+    given = {
+        "kind": "external",
+        "factory": "somebodys:network",
+        "weights": str(tmp_path / "weights.safetensors"),
+    }
     setup = {
         **TINY,
         "data": {**TINY["data"], "private": {"source": "none"}},
@@ -509,7 +577,11 @@ def test_without_private_photos_there_is_confidence_and_no_attack_accuracy(exter
     shown = evaluation_report.target_side(table)
     assert shown.shape == (1, 2)
     comparisons = evaluation_report.comparisons(external)
-    for page in (evaluation_report.ceilings(external), evaluation_report.tradeoff_figure(external), comparisons):
+    for page in (
+        evaluation_report.ceilings(external),
+        evaluation_report.tradeoff_figure(external),
+        comparisons,
+    ):
         assert isinstance(page, Markdown) and "unavailable" in page.data
     assert "unavailable" in evaluation_report.verdicts(external, comparisons)
     assert not math.isnan(table["value"].iloc[0])

@@ -264,7 +264,8 @@ def nearest_set_vote(
         np.exp(_log_choose(len(second) - closer, size) - total)
         + np.exp(_log_choose(len(second) - closer_or_equal, size) - total)
     )
-    return survives @ _rank_weights(len(first), size, 1)
+    share = survives @ _rank_weights(len(first), size, 1)
+    return share.clip(0.0, 1.0)  # sums of exponentials of log factorials round
 
 
 def two_sample_auc(

@@ -17,6 +17,7 @@ from lib.defences import build, canonical
 from lib.plots import label
 from lib.plots.style import grid, legend_below
 from lib.run import inversion, measures, targets
+from lib.run.feature_report import law_of
 from lib.run.inversion import Attack
 from lib.run.tables import points
 from lib.run.workbook import Workbook
@@ -65,10 +66,14 @@ def exposure_runs(book: Workbook) -> list[Run]:
     training shows as many pixels (its share of the steps to a twentieth)."""
     runs = [Run("none", 1.0, 1.0)]
     for defence in book.defences:
-        if defence == "none":
+        if law_of(book, defence) != defence:  # nothing is hidden
             continue
-        shown = 1 - erased_share(book, defence)
-        runs += [Run(defence, 1.0, shown), Run("none", round(20 * shown) / 20, 1.0)]
+        (made,) = build(defence, book.setup.defences)
+        wanted = 1 - made.law.p * sum(made.law.scale) / 2  # before the area is rounded to pixels
+        runs += [
+            Run(defence, 1.0, 1 - erased_share(book, defence)),
+            Run("none", round(20 * wanted) / 20, 1.0),
+        ]
     return list(dict.fromkeys(sorted(runs, key=lambda run: (run.defence != "none", -run.pixels))))
 
 

@@ -34,7 +34,9 @@ def needs_photos(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapper(book: Workbook, *arguments: Any, **options: Any) -> Any:
-        return function(book, *arguments, **options) if book.has_photos else Markdown(UNAVAILABLE)
+        if book.has_photos:
+            return function(book, *arguments, **options)
+        return Markdown("*AttAcc is unavailable without private photos.*")
 
     return wrapper
 

@@ -70,6 +70,12 @@ def shipped(book: Workbook) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("network")
 
 
+def shipped_priors(book: Workbook) -> list[str]:
+    """The priors that are there: in the zoo or already made."""
+    stages = {kind: inversion.prior_stage(book.setup, kind) for kind in book.setup.priors}
+    return [kind for kind, stage in stages.items() if store.exists(stage)]
+
+
 def quick_attacks(book: Workbook) -> list[Attack]:
     """Every defence of the page attacked with the quick budget."""
     return [book.attack(defence, budget=BUDGET) for defence in book.defences]
@@ -245,7 +251,8 @@ def finding(book: Workbook, table: pd.DataFrame, study: pd.DataFrame) -> str:
     text += " A quick attack on one training seed is a demonstration: it says that faces leak, not how much."
     if study.empty:
         return f"{text} The study's numbers are {ABSENT}; `make run SETUP={book.setup.name}` makes them."
-    return f"{text} What counts is the {COMMITTED} in the table, with {int(study['training_seed'].nunique())} seeds."
+    seeds = study["training_seed"].nunique()
+    return f"{text} What counts is the {COMMITTED} in the table, of {seeds} training seed(s)."
 
 
 # --- from the terminal --------------------------------------------------------------------------------
