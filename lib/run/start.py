@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 from nbconvert import HTMLExporter
+from torch import Tensor
 
 from lib import evaluation, results, store
 from lib.plots import label
@@ -19,11 +20,13 @@ from lib.run.exhibits import person_names, shown_people
 from lib.run.inversion import Attack
 from lib.run.live import LiveLine
 from lib.run.notebooks import run_notebook
+from lib.run.prior_quality import sample_images
 from lib.run.workbook import Workbook
 from lib.runtime import ROOT
 
 NOTEBOOK = "00_start_here"
 BUDGET = "quick"
+TRUNCATION = 0.7  # of the samples shown
 SHOWN = (
     ("natural_accuracy", ""),
     ("attack_accuracy_top1", "main"),
@@ -74,6 +77,15 @@ def shipped_priors(book: Workbook) -> list[str]:
     """The priors that are there: in the zoo or already made."""
     stages = {kind: inversion.prior_stage(book.setup, kind) for kind in book.setup.priors}
     return [kind for kind, stage in stages.items() if store.exists(stage)]
+
+
+def prior_samples(book: Workbook, count: int = 10) -> dict[str, Tensor]:
+    """Images (n,3,S,S) in [0,1] of every prior that is there; this page never trains one."""
+    stages = {kind: inversion.prior_stage(book.setup, kind) for kind in book.setup.priors}
+    there = [kind for kind, stage in stages.items() if store.exists(stage)]
+    if not there:  # the one that the attack needs
+        there = [book.study.prior]
+    return {kind: sample_images(book.setup, kind, count, truncation=TRUNCATION) for kind in there}
 
 
 def quick_attacks(book: Workbook) -> list[Attack]:
