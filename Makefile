@@ -93,7 +93,7 @@ lint: env
 NBVAL = scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; \
   RESULTS_DIR="$$scratch" MIDRE_CACHE="$${MIDRE_TEST_CACHE:-$$scratch/cache}" OMP_NUM_THREADS=1 \
   $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg \
-  --nbval-cell-timeout 300 -p no:python -n $(WORKERS) --dist loadscope -q results/smoke
+  --nbval-cell-timeout 900 -p no:python -n $(WORKERS) --dist loadscope -q results/smoke
 
 test: lint
 	@$(RUN) -m pytest -q -n $(WORKERS) -m "not slow and not cuda"

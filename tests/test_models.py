@@ -49,6 +49,7 @@ def test_width_is_remembered_by_the_spec():
 
 
 def test_the_target_has_a_normalised_feature_vector():
+    torch.manual_seed(0)
     model = build_classifier({"kind": "residual"}, 62, 64).eval()
     features = model.features(torch.rand(4, 3, 64, 64))
     torch.testing.assert_close(features.mean(1), torch.zeros(4), atol=1e-4, rtol=0)

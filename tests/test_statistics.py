@@ -140,7 +140,7 @@ def test_undefined_resamples_are_left_out():
 def test_nested_bootstrap_contains_both_sources():
     rng = np.random.default_rng(0)
     seeds, people = rng.normal(size=(6, 1)), rng.normal(size=(1, 40))
-    flat, by_seed, by_person = 0 * seeds + 0 * people, seeds + 0 * people, 0 * seeds + people
+    flat, by_seed, by_person = 0 * seeds + 0 * people + 0.5, seeds + 0 * people, 0 * seeds + people
     width = {
         name: (lambda i: i.high - i.low)(nested_mean(table, seed=0))
         for name, table in {
@@ -153,6 +153,9 @@ def test_nested_bootstrap_contains_both_sources():
     assert width["flat"] == 0
     assert width["person"] == pytest.approx(2 * 2.02 * people.std(ddof=1) / math.sqrt(40), rel=0.1)
     assert width["both"] == pytest.approx(math.hypot(width["seed"], width["person"]), rel=0.1)
+    never, always = (nested_mean(np.full((2, 20), value), seed=0) for value in (0.0, 1.0))
+    assert (never.low, never.high) == (0, pytest.approx(1 - 0.05 ** (1 / 20)))
+    assert (always.low, always.high) == (pytest.approx(0.05 ** (1 / 20)), 1)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def _setup(options: argparse.Namespace) -> int:
     made = run_setup(options.setup, given, names=options.notebooks, resume=True)
     for path, seconds in made:
         print(f"  {path.stem:<24} {seconds:6.1f} s")
-    print(f"read on in {run_dir(book.setup.name)}")
+    print(f"read on in {os.path.relpath(run_dir(book.setup.name))}")
     return 0
 
 
