@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -32,7 +32,9 @@ def prior_stage(setup: Setup, kind: str) -> Stage:
     """An image prior trained on the public photos: ``eigenfaces`` or ``stylegan``."""
     if kind not in setup.priors:
         raise UserError(f"{setup.name}: no prior {kind!r}; expected one of {', '.join(setup.priors)}")
-    params = {"setup": setup.name, "prior": kind, "seed": PRIOR_SEED, **setup.priors[kind]}
+    # All constants of a GAN, not only those the setup names: a changed default is another prior.
+    constants = asdict(gan_config(setup)) if kind == "stylegan" else setup.priors[kind]
+    params = {"setup": setup.name, "prior": kind, "seed": PRIOR_SEED, **constants}
     return Stage("prior", f"{setup.name} prior {kind}", params, (data_stage(setup).key,))
 
 
