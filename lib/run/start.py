@@ -11,18 +11,21 @@ import pandas as pd
 from nbconvert import HTMLExporter
 from torch import Tensor
 
-from lib import evaluation, results, store
+from lib import evaluation, results, statistics, store
 from lib.plots import label
+from lib.plots.style import EVALUATORS
 from lib.results import PUBLISHED, run_dir, show_number, summarise
 from lib.results.sentences import show_interval
-from lib.run import inversion, targets
+from lib.run import inversion, measures, targets
 from lib.run.exhibits import person_names, shown_people
 from lib.run.inversion import Attack
 from lib.run.live import LiveLine
 from lib.run.notebooks import run_notebook
 from lib.run.prior_quality import sample_images
+from lib.run.tables import points
 from lib.run.workbook import Workbook
 from lib.runtime import ROOT
+from lib.statistics import Interval
 
 NOTEBOOK = "00_start_here"
 BUDGET = "quick"
@@ -196,16 +199,45 @@ def chance(attacks: Sequence[Attack]) -> float:
     return 1 / attacks[0].target().model.num_classes
 
 
-def bars_title(book: Workbook, rows: pd.DataFrame) -> str:
-    """The finding of the bars: by how many of the judges every other model leaks less than the first."""
+def differences(book: Workbook) -> dict[str, Interval]:
+    """Judge -> how much less the last model leaks than the first (a fraction), paired by person, from the saved
+    values of this page; empty with one model."""
+    first, last = book.defences[0], book.defences[-1]
+    if first == last:
+        return {}
+    table = results.load_identities(f"{book.setup.name}__*", folder=results.output_dir(book.setup.name))
+    table = table[(table["budget"] == BUDGET) & (table["evaluator"] != "panel_unanimous")]
+    table = table[table["metric"].isin(["attack_accuracy_top1", "verifier_match"])]
+    found = {}
+    for judge in [name for name in EVALUATORS if name in set(table["evaluator"])]:
+        rows = table[table["evaluator"] == judge]
+        leaks = (
+            book.per_identity(rows, rows["metric"].iloc[0], judge, name).mean(0) for name in (first, last)
+        )
+        found[judge] = statistics.compare_paired(*leaks, seed=measures.SEED).difference
+    return found
+
+
+def bars_title(book: Workbook, found: dict[str, Interval]) -> str:
+    """The finding of the bars: by how many judges the last model leaks measurably less, or more."""
     if not book.setup.conclusive:
         return "Too small to conclude"
-    wide = rows.pivot(index="evaluator", columns="defence", values="value")
-    first, *others = book.defences
-    if not others:
-        return f"{label(first)} leaks faces"
-    lower = int((wide[others[-1]] < wide[first]).sum())
-    return f"{label(others[-1])} leaks less than {label(first)} by {lower} of {len(wide)} judges"
+    if not found:
+        return f"{label(book.defences[0])} leaks faces"
+    less, more = (
+        sum(side(d) for d in found.values()) for side in (lambda d: d.low > 0, lambda d: d.high < 0)
+    )
+    return f"{label(book.defences[-1])} leaks less by {less} of {len(found)} judges, more by {more}"
+
+
+def differences_sentence(book: Workbook, found: dict[str, Interval]) -> str:
+    """The paired differences, judge by judge."""
+    if not found:
+        return "One model only: nothing to compare."
+    parts = "; ".join(f"{EVALUATORS[judge].label} {points(found[judge])}" for judge in found)
+    first, last = label(book.defences[0]), label(book.defences[-1])
+    small = "" if book.setup.conclusive else " **Too small to conclude.**"
+    return f"{first} minus {last}, paired by person, 95 % intervals: {parts}.{small}"
 
 
 def bars_caption(book: Workbook, rows: pd.DataFrame) -> str:
@@ -226,10 +258,9 @@ def beats_start(book: Workbook, table: pd.DataFrame) -> bool:
     return all(before < after for before, after in pairs)
 
 
-def erasing_lowers(book: Workbook, table: pd.DataFrame) -> bool:
-    """Whether every other model has a lower AttAcc by the main evaluator than the first."""
-    first, *others = (_value(table, defence, *SHOWN[1]) for defence in book.defences)
-    return all(other < first for other in others)
+def beats_guessing(book: Workbook, table: pd.DataFrame, attacks: Sequence[Attack]) -> bool:
+    """Whether the verifier finds the person in every model's reconstructions more often than by guessing."""
+    return all(_value(table, defence, *SHOWN[4]) > chance(attacks) for defence in book.defences)
 
 
 def recognises(book: Workbook, table: pd.DataFrame, attacks: Sequence[Attack]) -> bool:
