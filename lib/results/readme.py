@@ -12,7 +12,8 @@ A marker's ``name=value`` pairs filter the committed tables; runs that differ on
 ``headline``  1 (default) keeps headline rows, ``any`` keeps all
 ``from``      tables (default) or curves; ``curve=`` then names the curve and ``x=`` the position on it
 ``metrics``   table only: the metrics that become columns, in order (rows are defences); one that is about
-              the target alone is looked up without ``attack``, ``prior``, ``budget`` and ``evaluator``
+              the target alone is looked up without ``attack``, ``prior``, ``budget`` and ``evaluator``,
+              one about an attack without ``split``
 
 Values with spaces are not allowed. A marker that matches no row, or more than one, is an error.
 """
@@ -126,8 +127,10 @@ def _table(filters: dict[str, str], folder: Path) -> str:
     for metric in metrics:
         asked = {**shared, "metric": metric}
         rows = _rows(asked, folder)
-        if rows.empty:  # about the target alone: nothing attacked it and no evaluator judged it
-            rows = _rows({k: v for k, v in asked.items() if k not in _ATTACK_COLUMNS}, folder)
+        # rows about the target alone have no attack and no evaluator, rows about an attack have no split
+        for absent in (_ATTACK_COLUMNS, ("split",)):
+            if rows.empty:
+                rows = _rows({k: v for k, v in asked.items() if k not in absent}, folder)
         if rows.empty or rows["defence"].duplicated().any():
             raise UserError(
                 f"README table marker: expected one {metric} per defence, got {len(rows)} rows "
