@@ -7,16 +7,18 @@ from pathlib import Path
 from lib import store
 from lib.errors import UserError
 from lib.run import inversion, targets
-from lib.setups import Setup, load_setup
+from lib.run.inversion import Attack
+from lib.setups import Setup, load_setup, load_study
 from lib.store import ZOO, Stage
 
-SHIPPED = ("none", "re(0.1,0.4)", "re(0.1,0.8)")
+SHIPPED = ("none", "re(0.1,0.4)", "re(0.1,0.8)", "re(0.5,0.5,location=toroidal)")
 LIMIT_MEGABYTES = 60
 
 
 def zoo_stages(setup: Setup) -> list[Stage]:
-    """Targets at their headline length (seed 0), all judges, both priors, the choices of training length,
-    and the private photos' features that verification and natural accuracy need where the photos are not."""
+    """Targets at their headline length (seed 0) and the study's reconstructions of them, all judges, both
+    priors, the choices of training length, and the private photos' features that verification and natural
+    accuracy need where the photos are not."""
     stages = [targets.selection_stage(setup, defence) for defence in SHIPPED]
     trained = []
     for defence in SHIPPED:
@@ -26,6 +28,18 @@ def zoo_stages(setup: Setup) -> list[Stage]:
     for stage, role in trained:
         stages += [stage, inversion.photos_stage(setup, stage, role)]
     stages += [inversion.prior_stage(setup, kind) for kind in setup.priors]
+    study = load_study(setup.name)
+    for target in (stage for stage, role in trained if role == "target"):
+        attack = Attack(
+            setup,
+            target.params["defence"],
+            0,
+            study.attacks[0],
+            study.prior,
+            study.budget,
+            study.attack_seeds[0],
+        )
+        stages.append(inversion.reconstruction_stage(attack, target))
     return list({stage.key: stage for stage in stages}.values())
 
 
