@@ -103,7 +103,7 @@ def test_models_are_compared_judge_by_judge_and_paired(book):
             ("main", 0.4),
             ("panel_2", 1.0),
             ("panel_majority", 0.7),
-            ("panel_unanimous", 0.0),
+            ("panel_unanimous", 0.2),
         ):
             for defence, value in (("none", 0.7), ("re(0.1,0.4)", erased)):
                 made = row(defence, "attack_accuracy_top1", judge, value + (k % 3 - 1) * 0.1 * (erased < 1))
