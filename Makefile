@@ -79,7 +79,7 @@ smoke: env
 	@$(RUN) -m lib.run smoke
 
 lab: env
-	@$(RUN) -m jupyterlab notebooks
+	@$(RUN) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
 
 STRIP := --keep-id --drop-tagged-cells=injected-parameters \
   --extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info"

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib import erasing, results, statistics
+from lib import results, statistics
 from lib.data import Images, World, load_world
 from lib.defences import build, canonical
 from lib.errors import UserError
@@ -328,11 +328,3 @@ def open_workbook(
 def slug(defence: str) -> str:
     """A defence's name as part of a file name: ``re(0.1,0.4)`` -> ``re-0.1-0.4``."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", defence).strip("-")
-
-
-def exposure_map(defence: str, setup: Setup, *, draws: int = 20_000) -> Tensor:
-    """(S,S) probability that a pixel is erased under a defence's law."""
-    (made,) = build(defence, setup.defences)
-    return erasing.exposure(
-        made.law, setup.image_size, draws=draws, generator=generator(measures.SEED, "exposure")
-    )
