@@ -158,6 +158,32 @@ def test_nested_bootstrap_contains_both_sources():
     assert (always.low, always.high) == (pytest.approx(0.05 ** (1 / 20)), 1)
 
 
+def test_a_micro_mean_counts_photos_not_people():
+    """Natural accuracy is micro: means over seeds and people must give what pooling all photos gives."""
+    rng = np.random.default_rng(0)
+    photos = np.array([1, 2, 5, 12, 30] * 6)
+    hits = [[rng.random(n) < 0.7 for n in photos] for _ in range(3)]
+    means = np.array([[person.mean() for person in seed] for seed in hits])
+    pooled = np.mean([np.concatenate(seed).mean() for seed in hits])
+    micro, macro = nested_mean(means, photos=photos, seed=0), nested_mean(means, seed=0)
+    assert micro.value == pytest.approx(pooled) and macro.value == pytest.approx(means.mean())
+    assert abs(micro.value - macro.value) > 1e-3 and micro.low < micro.value < micro.high
+    first, second = (np.concatenate(hits[i]) for i in (0, 1))
+    compared = compare_paired(means[0], means[1], photos=photos, seed=0)
+    assert compared.difference.value == pytest.approx(first.mean() - second.mean())
+    identity = np.repeat(np.arange(len(photos)), photos)
+    alone = clustered_mean(first, identity, seed=0, average="micro")
+    again = nested_mean(means[:1], photos=photos, seed=0)
+    assert again.high - again.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    for function in (
+        lambda c: nested_mean(means, photos=c, seed=0),
+        lambda c: compare_paired(means[0], means[1], photos=c, seed=0),
+    ):
+        for bad in (photos[:-1], 0 * photos):
+            with pytest.raises(UserError, match="30 positive counts"):
+                function(bad)
+
+
 @pytest.mark.parametrize(
     ("values", "identity", "options"),
     [

@@ -29,6 +29,7 @@ from lib.run import (
     inversion_report,
     measures,
     targets,
+    tradeoff_report,
 )
 from lib.run.feature_words import answers
 from lib.run.inversion import Attack
@@ -305,9 +306,9 @@ def test_advantages_compare_nodef_with_itself_as_nothing(book, measured):
 
 
 def test_evaluation_pages_agree_with_each_other(book, measured):
-    comparisons = evaluation_report.comparisons(book)
-    assert len(comparisons) == 2 * len(evaluation_report.JUDGES)
-    text = evaluation_report.verdicts(book, comparisons)
+    comparisons = tradeoff_report.comparisons(book)
+    assert len(comparisons) == 2 * len(tradeoff_report.JUDGES)
+    text = tradeoff_report.verdicts(book, comparisons)
     assert text.count("too small to conclude") == 1 and "RE [.1, .4]" in text
     saved = results.load_curves("digits__comparisons", folder=results.output_dir("digits"))
     assert len(saved) == 3 * len(comparisons) and set(saved.metric) == {
@@ -315,21 +316,21 @@ def test_evaluation_pages_agree_with_each_other(book, measured):
         "privacy_gain",
         "advantage",
     }
-    table = evaluation_report.comparison_table(comparisons)
+    table = tradeoff_report.comparison_table(comparisons)
     assert table.loc["none", "the paper's ratio"].startswith("undefined")
     checks = evaluation_report.checks(book, measured, comparisons)
     assert "False" not in checks and "comparisons: (6, 3)" in checks
-    frame = evaluation_report.tradeoff_frame(book)
+    frame = tradeoff_report.tradeoff_frame(book)
     assert list(frame.defence) == ["none", "re(0.1,0.4)", "early(0.5)"]
-    frontier = evaluation_report.frontier_frame(book, at=5)
+    frontier = tradeoff_report.frontier_frame(book, at=5)
     assert (frontier.attack.diff().dropna() >= -1e-12).all(), "merely training less cannot leak more"
     assert ((frontier.low <= frontier.attack + 1e-9) & (frontier.attack <= frontier.high + 1e-9)).all()
 
 
 def test_families_sweep_plain_re_only(book):
     wide = replace(book, defences=("none", "re(0.1,0.4)", "re(0.5,0.5,location=toroidal)", "fe(0.5)"))
-    assert evaluation_report.families(wide)["RE, random place"] == ["none", "re(0.1,0.4)"]
-    assert "RE, random place" not in evaluation_report.families(replace(book, defences=("none", "fe(0.5)")))
+    assert tradeoff_report.families(wide)["RE, random place"] == ["none", "re(0.1,0.4)"]
+    assert "RE, random place" not in tradeoff_report.families(replace(book, defences=("none", "fe(0.5)")))
 
 
 def conclusive(book: Workbook) -> Workbook:
@@ -348,16 +349,16 @@ def test_verdicts_need_every_judge(book):
             "verdict": statistics.verdict(interval, defence="RE"),
         }
 
-    judges = evaluation_report.JUDGES
+    judges = tradeoff_report.JUDGES
     for bounds, expected in (
         ([(0.1, 0.2)] * 3, "Holds by every judge"),
         ([(-0.1, 0.2)] * 3, "Not established by any judge"),
         ([(0.1, 0.2), (0.1, 0.2), (-0.1, 0.2)], "The judges disagree"),
     ):
         frame = pd.DataFrame([row(judge, *pair) for judge, pair in zip(judges, bounds, strict=True)])
-        assert expected in evaluation_report.verdicts(conclusive(book), frame)
+        assert expected in tradeoff_report.verdicts(conclusive(book), frame)
     frame["extrapolated"] = True
-    assert "no verdict" in evaluation_report.verdicts(conclusive(book), frame)
+    assert "no verdict" in tradeoff_report.verdicts(conclusive(book), frame)
 
 
 def test_the_attacks_sanity_is_paired_and_says_too_small(book, measured):
@@ -576,14 +577,14 @@ def test_without_private_photos_there_is_confidence_and_no_attack_accuracy(exter
     assert "AttAcc is unavailable" in evaluation_report.scope(external, table)
     shown = evaluation_report.target_side(table)
     assert shown.shape == (1, 2)
-    comparisons = evaluation_report.comparisons(external)
+    comparisons = tradeoff_report.comparisons(external)
     for page in (
         evaluation_report.ceilings(external),
-        evaluation_report.tradeoff_figure(external),
+        tradeoff_report.tradeoff_figure(external),
         comparisons,
     ):
         assert isinstance(page, Markdown) and "unavailable" in page.data
-    assert "unavailable" in evaluation_report.verdicts(external, comparisons)
+    assert "unavailable" in tradeoff_report.verdicts(external, comparisons)
     assert not math.isnan(table["value"].iloc[0])
     assert [step.stage.kind for step in plan(external)] == ["data", "prior", "reconstructions"]
 

@@ -298,7 +298,8 @@ def difference_plot(
 ) -> Axes:
     """Paired differences with 95 % intervals against zero, a row each: columns ``by``, value, low, high.
 
-    Filled where the interval excludes 0, hollow where nothing is established. ``left`` and ``right`` say what
+    Filled where the interval excludes 0 (or where a column ``settled`` says so), hollow where nothing is
+    established. ``left`` and ``right`` say what
     the sides mean. With ``by="defence"`` rows are ordered and coloured as everywhere.
     """
     require(frame, by, "value", "low", "high")
@@ -310,7 +311,7 @@ def difference_plot(
         rows = frame[frame[by] == name]
         colour = looks[name].colour if name in looks else "#0072b2"
         for j, row in enumerate(rows.itertuples()):
-            settled = row.low > 0 or row.high < 0
+            settled = getattr(row, "settled", row.low > 0 or row.high < 0)
             shift = 0 if len(rows) == 1 else np.linspace(-0.15, 0.15, len(rows))[j]
             ax.errorbar(
                 row.value,

@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 WIDTH = 9.0
 """Default figure width in inches; with :data:`DPI` it fills a notebook column and keeps saved notebooks
@@ -224,6 +224,9 @@ def percent_axis(ax: Axes, which: str = "y", *, decimals: int = 0, bounded: bool
     for letter in which:
         axis = ax.xaxis if letter == "x" else ax.yaxis
         axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals, symbol="%"))
+        axis.set_major_locator(
+            MaxNLocator("auto", steps=[1, 2, 5, 10])
+        )  # never 2.5 %, which would be rounded
         if bounded:
             (ax.set_xlim if letter == "x" else ax.set_ylim)(0, 1)
 

@@ -76,12 +76,6 @@ def shipped(book: Workbook) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("network")
 
 
-def shipped_priors(book: Workbook) -> list[str]:
-    """The priors that are there: in the zoo or already made."""
-    stages = {kind: inversion.prior_stage(book.setup, kind) for kind in book.setup.priors}
-    return [kind for kind, stage in stages.items() if store.exists(stage)]
-
-
 def prior_samples(book: Workbook, count: int = 10) -> dict[str, Tensor]:
     """Images (n,3,S,S) in [0,1] of every prior that is there; this page never trains one."""
     stages = {kind: inversion.prior_stage(book.setup, kind) for kind in book.setup.priors}

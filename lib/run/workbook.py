@@ -200,14 +200,16 @@ class Workbook:
             attack, accuracy = points.attack[:, i], points.accuracy[:, i]
             privacy = statistics.compare_paired(base.attack[:, 0].mean(0), attack.mean(0), seed=measures.SEED)
             utility = statistics.compare_paired(
-                accuracy.mean(0), base.accuracy[:, 0].mean(0), seed=measures.SEED
+                accuracy.mean(0), base.accuracy[:, 0].mean(0), photos=points.photos, seed=measures.SEED
             )
             rows.append(
                 {
                     "defence": defence,
                     "evaluator": evaluator,
                     "training_seeds": len(attack),
-                    "natural_accuracy": statistics.nested_mean(accuracy, seed=measures.SEED),
+                    "natural_accuracy": statistics.nested_mean(
+                        accuracy, photos=points.photos, seed=measures.SEED
+                    ),
                     "attack_accuracy": statistics.nested_mean(attack, seed=measures.SEED),
                     "utility_difference": utility.difference,
                     "privacy_gain": privacy.difference,

@@ -116,7 +116,14 @@ def clustered_statistic(
     )
 
 
-def nested_mean(values: ArrayLike, *, seed: int, level: float = 0.95, resamples: int = RESAMPLES) -> Interval:
+def nested_mean(
+    values: ArrayLike,
+    *,
+    seed: int,
+    photos: ArrayLike | None = None,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Interval:
     """Mean over seeds and identities, resampling seeds outside and identities inside.
 
     All seeds attack the same people, so one draw of people serves every seed of a resample: independent
@@ -126,6 +133,7 @@ def nested_mean(values: ArrayLike, *, seed: int, level: float = 0.95, resamples:
 
     Args:
         values: (S, K) mean of each identity under each seed.
+        photos: (K,) photos of each identity: the mean is then micro, over photos; None: macro.
 
     Returns:
         Interval with n = K.
@@ -133,12 +141,27 @@ def nested_mean(values: ArrayLike, *, seed: int, level: float = 0.95, resamples:
     check_level(level, resamples)
     values = finite(values, "values", ndim=2)
     seeds, people = values.shape
+    share = photo_share(photos, people)
     if (values == values.flat[0]).all() and values.flat[0] in (0.0, 1.0):
         value, bound = float(values.flat[0]), zero_event_bound(people, level=level)
         return Interval(value, *((0.0, bound) if value == 0 else (1 - bound, 1.0)), people)
     rng = np.random.default_rng(seed)
     outer = identity_weights(seeds, resamples, rng)
     inner = identity_weights(people, resamples, rng)
-    samples = ((inner @ values.T) * outer).sum(1) / (seeds * people)
+    samples = ((inner @ (share * values).T) * outer).sum(1) / (seeds * (inner @ share))
     samples = samples.clip(values.min(), values.max())  # rounding must not leave [0, 1]
-    return percentile_interval(float(values.mean()), samples, n=people, level=level)
+    return percentile_interval(float((values @ share).mean() / people), samples, n=people, level=level)
+
+
+def photo_share(photos: ArrayLike | None, people: int) -> Floats:
+    """(K,) weight of each identity, 1 on average: its photos, or 1 for everybody if ``photos`` is None.
+
+    Raises:
+        UserError: unless there is one positive count for each identity.
+    """
+    if photos is None:
+        return np.ones(people)
+    photos = finite(photos, "photos")
+    if photos.shape != (people,) or photos.min() <= 0:
+        raise UserError(f"photos: expected {people} positive counts, got shape {photos.shape}; count them")
+    return photos * (people / photos.sum())

@@ -11,7 +11,13 @@ from scipy import stats
 
 from lib.errors import UserError
 from lib.evaluation import identity_means
-from lib.statistics.bootstrap import RESAMPLES, identity_weights, percentile_interval, zero_event_bound
+from lib.statistics.bootstrap import (
+    RESAMPLES,
+    identity_weights,
+    percentile_interval,
+    photo_share,
+    zero_event_bound,
+)
 from lib.statistics.inputs import Floats, check_level, finite
 from lib.statistics.interval import Interval
 
@@ -54,11 +60,13 @@ def compare_paired(
     second: ArrayLike,
     *,
     seed: int,
+    photos: ArrayLike | None = None,
     level: float = 0.95,
     resamples: int = RESAMPLES,
     flips: int = 9999,
 ) -> PairedComparison:
-    """Difference of per-identity means (K,) of two models, resampling identities jointly.
+    """Difference of per-identity means (K,) of two models, resampling identities jointly: macro, or micro
+    (over photos) if ``photos`` (K,) counts those of each identity.
 
     If two models agree on every identity and the values are fractions, the interval is plus or minus the
     :func:`zero_event_bound` instead of the empty one that resampling would give.
@@ -78,10 +86,11 @@ def compare_paired(
         bound = zero_event_bound(people, level=level)
         interval = Interval(0.0, -bound, bound, people)
     else:
+        share = photo_share(photos, people)
         weights = identity_weights(people, resamples, np.random.default_rng(seed))
-        interval = percentile_interval(
-            difference.mean(), weights @ difference / people, n=people, level=level
-        )
+        samples = weights @ (share * difference) / (weights @ share)
+        difference = share * difference
+        interval = percentile_interval(difference.mean(), samples, n=people, level=level)
     if people > 1:
         error = float(difference.std(ddof=1) / np.sqrt(people))
         detectable = detectable_difference(error, degrees=people - 1, level=level)
