@@ -279,6 +279,24 @@ def test_readme_markers_are_filled_from_tables_and_notice_change(tmp_path):
     assert numbers_outside_markers(filled + " typed 91.2 %") == ["91.2 %"]
 
 
+def test_readme_tables_compare_judges_and_differences(tmp_path):
+    judges = (
+        {**ROW, "value": 0.5 + 0.1 * i, "evaluator": name} for i, name in enumerate(("main", "panel_1"))
+    )
+    save_table([*judges, {**erased(), "evaluator": "panel_1"}], "run", folder=tmp_path)
+    query = "metrics=attack_accuracy_top1@main,attack_accuracy_top1@panel_1 show=value"
+    filled = refresh(f"<!-- table: {query} --><!-- /table -->", folder=tmp_path)
+    assert "| defence | AttAcc, main | AttAcc, panel 1 |" in filled
+    assert "| `none` | 50.0 % | 60.0 % |" in filled and "| `re(0.1,0.4)` | – |" in filled
+    change = {**ROW, "metric": "advantage", "value": -0.021, "low": -0.05, "high": 0.01}
+    place = {"curve": "comparison", "x_name": "none", "x": 0.0}
+    rows = [{**change, "defence": name, **place} for name in ("none", "re(0.1,0.4)")]
+    save_curves([{k: v for k, v in row.items() if k != "headline"} for row in rows], "run", folder=tmp_path)
+    query = "from=curves curve=comparison metrics=advantage@main show=points without=none"
+    filled = refresh(f"<!-- table: {query} --><!-- /table -->", folder=tmp_path)
+    assert "| `re(0.1,0.4)` | -2.1 [-5.0, +1.0] |" in filled and "`none`" not in filled
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -8,12 +8,14 @@ Two markers, both followed by generated text that is replaced as a whole::
 A marker's ``name=value`` pairs filter the committed tables; runs that differ only in seeds are joined
 (:func:`lib.results.summarise`). Beside columns it knows:
 
-``show``      number: value | interval | both (default) | n | runs ; table: both (default) | value
+``show``      number: value | interval | both (default) | n | runs ; table: both (default) | value;
+              both: ``points`` writes a difference of fractions in percentage points, with its sign
+``without``   table only: a defence that gets no row
 ``headline``  1 (default) keeps headline rows, ``any`` keeps all
 ``from``      tables (default) or curves; ``curve=`` then names the curve and ``x=`` the position on it
-``metrics``   table only: the metrics that become columns, in order (rows are defences); one that is about
-              the target alone is looked up without ``attack``, ``prior``, ``budget`` and ``evaluator``,
-              one about an attack without ``split``
+``metrics``   table only: the metrics that become columns, in order (rows are defences), ``metric`` or
+              ``metric@evaluator``; one that is about the target alone is looked up without ``attack``,
+              ``prior``, ``budget`` and ``evaluator``, one about an attack without ``split``
 
 Values with spaces are not allowed. A marker that matches no row, or more than one, is an error.
 """
@@ -34,7 +36,7 @@ from lib.runtime import ROOT
 
 _MARKER = re.compile(r"<!-- (number|table): *([^>]*?) *-->(.*?)<!-- /\1 -->", re.DOTALL)
 _ANY_MARKER = re.compile(r"<!-- /?(?:number|table)\b[^>]*-->")
-_OPTIONS = {"show", "headline", "from", "metrics"}
+_OPTIONS = {"show", "headline", "from", "metrics", "without"}
 _ATTACK_COLUMNS = ("attack", "prior", "budget", "evaluator")
 
 
@@ -111,6 +113,7 @@ def _shown(row: pd.Series, show: str) -> str:
         "both": f"{value} {interval}",
         "n": str(row.n),
         "runs": str(row.runs),
+        "points": f"{100 * row.value:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]",
     }
     if show not in shown:
         raise UserError(f"README marker: expected show={'|'.join(shown)}, got {show!r}")
@@ -124,8 +127,9 @@ def _table(filters: dict[str, str], folder: Path) -> str:
     metrics = filters["metrics"].split(",")
     shared = {k: v for k, v in filters.items() if k != "metrics"}
     cells: dict[str, dict[str, str]] = {}
-    for metric in metrics:
-        asked = {**shared, "metric": metric}
+    for column in metrics:
+        metric, _, evaluator = column.partition("@")
+        asked = {**shared, "metric": metric} | ({"evaluator": evaluator} if evaluator else {})
         rows = _rows(asked, folder)
         # rows about the target alone have no attack and no evaluator, rows about an attack have no split
         for absent in (_ATTACK_COLUMNS, ("split",)):
@@ -137,11 +141,19 @@ def _table(filters: dict[str, str], folder: Path) -> str:
                 f"of {rows['defence'].nunique()} defences; add or mend a filter"
             )
         for _, row in rows.iterrows():
-            cells.setdefault(row.defence, {})[metric] = _shown(row, filters.get("show", "both"))
-    lines = ["| defence | " + " | ".join(map(metric_name, metrics)) + " |", "|---" * (len(metrics) + 1) + "|"]
+            cells.setdefault(row.defence, {})[column] = _shown(row, filters.get("show", "both"))
+    lines = ["| defence | " + " | ".join(map(_heading, metrics)) + " |", "|---" * (len(metrics) + 1) + "|"]
+    cells.pop(filters.get("without", ""), None)
     for defence, found in cells.items():
-        lines.append(f"| `{defence}` | " + " | ".join(found.get(metric, "–") for metric in metrics) + " |")
+        lines.append(f"| `{defence}` | " + " | ".join(found.get(column, "–") for column in metrics) + " |")
     return "\n".join(lines)
+
+
+def _heading(column: str) -> str:
+    """``attack_accuracy_top1@panel_2`` -> "AttAcc, panel 2"; a verifier's metrics name it already."""
+    metric, _, evaluator = column.partition("@")
+    judge = "" if evaluator in ("", "verifier") else f", {evaluator.replace('_', ' ')}"
+    return metric_name(metric) + judge
 
 
 def main(arguments: list[str]) -> int:

@@ -225,7 +225,7 @@ def judge_photos(setup: Setup, trained: Trained, role: str) -> dict[str, Judged]
         tensors: dict[str, Tensor] = {}
         model = trained.model.to(device())
         for split, photos in sets().items():
-            features, logits = evaluation.judge(photos.pixels, {role: model}, batch_size=256)[role]
+            features, logits = evaluation.judge(photos.pixels, {role: model})[role]
             tensors[f"{split}.{role}.features"] = features
             if role != "verifier":  # its classes are other people
                 tensors[f"{split}.{role}.logits"] = logits

@@ -79,6 +79,7 @@ def plan(book: Workbook) -> list[Step]:
         *book.headline_attacks(),
         *book.frontier_attacks(),
         *curve_attacks(book),
+        *(book.attack("none", seed, budget=curve_attacks(book)[0].budget) for seed in book.training_seeds),
         *rival_attacks(book),
         *sum(ablations, []),
         *with_defences(book, (), PLACES).headline_attacks(),
