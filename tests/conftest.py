@@ -48,3 +48,47 @@ def write_notebook(tmp_path: Path):
         return path
 
     return write
+
+
+# A world of three digits whose networks learn for a few steps.
+TINY = {
+    "name": "digits",  # so that the digits study applies
+    "image_size": 16,
+    "conclusive": False,
+    "data": {
+        "private": {"source": "digits", "classes": [0, 1, 2]},
+        "public": {"source": "digits", "classes": [5, 6, 7, 8, 9]},
+        "test": 0.5,
+        "public_held_out": 0.1,
+        "verifier_share": 0.3,
+    },
+    "target": {
+        "network": {"kind": "residual", "widths": [4, 4, 8, 8], "stem_stride": 2},
+        "recipe": {"steps": 8, "batch": 64, "learning_rate": 4.0e-3, "augmentation": {"flip": 0.0}},
+    },
+    "multiples": {"none": [1, 2], "re(0.1,0.4)": [1]},
+    "snapshots": [0.5],
+    "evaluators": {
+        "main": {"network": {"kind": "residual", "widths": [4, 4, 8, 8]}, "recipe": {"steps": 8}, "seed": 1},
+        "panel_1": {
+            "network": {"kind": "residual", "widths": [4, 4, 4, 8]},
+            "recipe": {"steps": 8},
+            "seed": 2,
+        },
+    },
+    "verifier": {
+        "network": {"kind": "residual", "widths": [4, 4, 8, 8], "cosine": 8.0},
+        "recipe": {"steps": 4},
+        "seed": 3,
+    },
+    "false_accept_rate": 0.1,
+    "priors": {"eigenfaces": {"components": 8}},
+    "attacks": {
+        "ppa": {
+            "eigenfaces": {"learning_rate": 0.1, "truncation": 1.0},
+            "quick": {"pool": 8, "candidates": 2, "keep": 1, "steps": 1, "views": 1},
+            "sweep": {"pool": 8, "candidates": 2, "keep": 1, "steps": 1, "views": 1},
+            "headline": {"pool": 16, "candidates": 6, "keep": 4, "steps": 2, "views": 2},
+        }
+    },
+}

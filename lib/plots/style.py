@@ -94,7 +94,8 @@ EVALUATORS = {
     "panel_2": Style("panel 2", "#009e73", "D", position=2),
     "panel_majority": Style("panel majority", "#cc79a7", "^", position=3),
     "verifier": Style("disjoint verifier", "#e69f00", "v", position=4),
-    "target": Style("target itself", "#777777", "X", position=5),
+    "verifier_dlib": Style("outside verifier", "#d55e00", "P", position=5),
+    "target": Style("target itself", "#777777", "X", position=6),
 }
 
 

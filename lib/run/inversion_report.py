@@ -89,7 +89,7 @@ def _answers(book: Workbook, seen: Judged) -> dict[tuple[str, str], torch.Tensor
     """(judge, metric) -> (N,) bool."""
     found = measures.accuracy_hits(book.setup, seen)
     hits = {(judge, "top-1"): right["top1"] for judge, right in found.items() if judge != "panel_unanimous"}
-    verdicts = measures.Gallery(book.setup).verdicts(seen.features["verifier"], seen.labels)
+    verdicts = measures.gallery(book.setup).verdicts(seen.features["verifier"], seen.labels)
     return {**hits, **{("verifier", metric): right for metric, right in verdicts.items()}}
 
 

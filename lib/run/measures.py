@@ -41,7 +41,7 @@ def _common(setup: Setup, defence: str, seed: int, multiple: float | None) -> Ro
     }
 
 
-def _row(common: Row, metric: str, evaluator: str, split: str, interval: Interval) -> Row:
+def row(common: Row, metric: str, evaluator: str, split: str, interval: Interval) -> Row:
     return {
         **common,
         "metric": metric,
@@ -65,69 +65,66 @@ def target_rows(
     for split, seen in photos.items():
         right = evaluation.hits(seen.logits["target"], seen.labels)
         interval = statistics.clustered_mean(right.float(), seen.labels, seed=SEED, average="micro")
-        rows.append(_row(common, "natural_accuracy", "", split, interval))
+        rows.append(row(common, "natural_accuracy", "", split, interval))
     test = photos["test"]
     right = evaluation.hits(test.logits["target"], test.labels)
     rows.append(
-        _row(
+        row(
             common,
             "natural_accuracy_top5",
             "",
             "test",
-            _mean(
+            mean(
                 evaluation.hits(test.logits["target"], test.labels, k=min(5, test.logits["target"].shape[1])),
                 test.labels,
                 "micro",
             ),
         )
     )
-    return rows, _per_identity(common, "natural_accuracy", "", right.float(), test.labels)
+    return rows, per_identity(common, "natural_accuracy", "", right.float(), test.labels)
 
 
 def evaluator_rows(setup: Setup) -> list[Row]:
     """The judges' own ceilings: accuracy on unseen photos of the private people; for the verifier, matches
     of unseen photos at its false-accept rate and rank-1 among all private people."""
-    rows = []
-    common = {
-        "setup": setup.name,
-        "defence": "",
-        "training_steps": None,
-        "prior": "",
-        "attack": "",
-        "budget": "",
-        "training_seed": None,
-        "attack_seed": None,
-        "headline": 1,
-    }
+    rows, common = [], evaluator_common(setup)
     votes = []
     for role in setup.evaluators:
         test = inversion.judge_photos(setup, targets.judge(setup, role), role)["test"]
         right = evaluation.hits(test.logits[role], test.labels)
         votes.append(right)
-        rows.append(_row(common, "evaluator_accuracy", role, "test", _mean(right, test.labels, "micro")))
+        rows.append(row(common, "evaluator_accuracy", role, "test", mean(right, test.labels, "micro")))
     majority = evaluation.panel_vote(torch.stack(votes)).majority
     rows.append(
-        _row(common, "evaluator_accuracy", "panel_majority", "test", _mean(majority, test.labels, "micro"))
+        row(common, "evaluator_accuracy", "panel_majority", "test", mean(majority, test.labels, "micro"))
     )
-    gallery = Gallery(setup)
-    test = gallery.photos["test"]
-    for metric, right in gallery.verdicts(test.features["verifier"], test.labels).items():
-        rows.append(_row(common, metric, "verifier", "test", _mean(right, test.labels, "micro")))
-    return rows
+    return rows + gallery(setup).ceiling_rows(common)
+
+
+def evaluator_common(setup: Setup) -> Row:
+    """What rows about a judge alone have in common."""
+    run = ("training_steps", "training_seed", "attack_seed")
+    names = ("defence", "prior", "attack", "budget")
+    empty = dict.fromkeys(names, "") | dict.fromkeys(run)
+    return {"setup": setup.name, **empty, "headline": 1}
 
 
 class Gallery:
-    """Private training photos enrolled with the verifier, and the threshold fixed on natural impostors."""
+    """Private training photos enrolled with a verifier, as many for everybody, and its threshold, fixed on
+    natural impostors.
 
-    def __init__(self, setup: Setup) -> None:
-        self.photos = inversion.judge_photos(setup, targets.judge(setup, "verifier"), "verifier")
-        train = self.photos["train"]
+    Attributes:
+        photos: the private photos of ``train`` and ``test``, seen by the verifier of this name.
+    """
+
+    def __init__(self, photos: dict[str, Judged], verifier: str, *, false_accept_rate: float) -> None:
+        self.photos, self.verifier = photos, verifier
+        train, test = photos["train"], photos["test"]
         index = evaluation.balanced_references(train.labels)
-        self.enrolled, self.people = train.features["verifier"][index], train.labels[index]
-        test = self.photos["test"]
-        scores = evaluation.gallery_scores(test.features["verifier"], self.enrolled, self.people)
+        self.enrolled, self.people = train.features[verifier][index], train.labels[index]
+        scores = evaluation.gallery_scores(test.features[verifier], self.enrolled, self.people)
         _, impostor = evaluation.genuine_and_impostor(scores, test.labels)
-        self.threshold = evaluation.threshold_at(impostor, false_accept_rate=setup.false_accept_rate)
+        self.threshold = evaluation.threshold_at(impostor, false_accept_rate=false_accept_rate)
 
     def verdicts(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """``verifier_match`` at the false-accept rate and ``verifier_rank1_accuracy``, (N,) bool."""
@@ -137,8 +134,43 @@ class Gallery:
             "verifier_rank1_accuracy": evaluation.rank_one(scores, labels),
         }
 
+    def ceiling_rows(self, common: Row) -> list[Row]:
+        """Its verdicts of unseen photos, micro: what a perfect reconstruction could reach."""
+        test = self.photos["test"]
+        verdicts = self.verdicts(test.features[self.verifier], test.labels)
+        return [
+            row(common, metric, self.verifier, "test", mean(right, test.labels, "micro"))
+            for metric, right in verdicts.items()
+        ]
+
+
+def gallery(setup: Setup) -> Gallery:
+    """The gallery of the setup's own verifier."""
+    photos = inversion.judge_photos(setup, targets.judge(setup, "verifier"), "verifier")
+    return Gallery(photos, "verifier", false_accept_rate=setup.false_accept_rate)
+
 
 # --- rows about an attack -----------------------------------------------------------------------------
+
+
+def attack_common(attack: Attack) -> Row:
+    """What rows about an attack have in common; ``headline`` says whether it is one of the study's."""
+    setup, study = attack.setup, load_study(attack.setup.name)
+    common = _common(setup, attack.defence, attack.training_seed, attack.multiple)
+    studied = attack.attack in study.attacks and (attack.prior, attack.budget) == (study.prior, study.budget)
+    return common | {
+        "prior": attack.prior,
+        "attack": attack.attack,
+        "budget": attack.budget,
+        "attack_seed": attack.attack_seed,
+        "headline": int(bool(common["headline"] and studied)),
+    }
+
+
+def as_baseline(rows: list[Row]) -> list[Row]:
+    """Rows about prior samples as rows of ``curves/``."""
+    curve = {"curve": "prior_samples", "x_name": "none", "x": 0.0}
+    return [{**{k: v for k, v in found.items() if k != "headline"}, **curve} for found in rows]
 
 
 def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
@@ -146,25 +178,7 @@ def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
 
     Without private photos there are no judges: the rows are the target's own confidence.
     """
-    setup = attack.setup
-    common = _common(setup, attack.defence, attack.training_seed, attack.multiple)
-    study = load_study(setup.name)
-    chosen = (
-        common["headline"]
-        and (attack.attack in study.attacks)
-        and (attack.prior, attack.budget)
-        == (
-            study.prior,
-            study.budget,
-        )
-    )
-    common |= {
-        "prior": attack.prior,
-        "attack": attack.attack,
-        "budget": attack.budget,
-        "attack_seed": attack.attack_seed,
-        "headline": int(bool(chosen)),
-    }
+    setup, common = attack.setup, attack_common(attack)
     judged = inversion.judge_reconstructions(attack)
     made = inversion.reconstruct(attack)
     kept = kept_index(made.selected, made.latents.shape[1])
@@ -179,37 +193,33 @@ def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
                 if suffix and (top != "top1"):
                     continue
                 metric = f"attack_accuracy_{top}{suffix}"
-                rows.append(_row(common, metric, evaluator, "", _mean(hit, seen.labels)))
+                rows.append(row(common, metric, evaluator, "", mean(hit, seen.labels)))
                 if not suffix and top == "top1":
-                    identities += _per_identity(common, metric, evaluator, hit.float(), seen.labels)
+                    identities += per_identity(common, metric, evaluator, hit.float(), seen.labels)
     confidence = made.confidence.gather(1, made.selected).flatten()
-    rows.append(_row(common, "target_confidence", "target", "", _mean(confidence, kept_seen.labels)))
+    rows.append(row(common, "target_confidence", "target", "", mean(confidence, kept_seen.labels)))
 
     own = {"reconstructions": _own_probability(kept_seen), "prior_samples": _own_probability(started)}
     rows.append(
-        _row(common, "target_probability", "target", "", _mean(own["reconstructions"], kept_seen.labels))
+        row(common, "target_probability", "target", "", mean(own["reconstructions"], kept_seen.labels))
     )
-    baselines = [
-        _row(common, "target_probability", "target", "", _mean(own["prior_samples"], started.labels))
-    ]
+    baselines = [row(common, "target_probability", "target", "", mean(own["prior_samples"], started.labels))]
 
     if setup.data.private.source != "none":
-        gallery = Gallery(setup)
-        for metric, right in gallery.verdicts(kept_seen.features["verifier"], kept_seen.labels).items():
-            rows.append(_row(common, metric, "verifier", "", _mean(right, kept_seen.labels)))
-            identities += _per_identity(common, metric, "verifier", right.float(), kept_seen.labels)
+        enrolled = gallery(setup)
+        for metric, right in enrolled.verdicts(kept_seen.features["verifier"], kept_seen.labels).items():
+            rows.append(row(common, metric, "verifier", "", mean(right, kept_seen.labels)))
+            identities += per_identity(common, metric, "verifier", right.float(), kept_seen.labels)
         rows += _distance_rows(attack, common, kept_seen, identities)
-        rows += _realism_rows(common, gallery, kept_seen)
+        rows += _realism_rows(common, enrolled, kept_seen)
         for evaluator, right in accuracy_hits(setup, started).items():
-            interval = _mean(right["top1"], started.labels)
-            baselines.append(_row(common, "attack_accuracy_top1", evaluator, "", interval))
-        for metric, right in gallery.verdicts(started.features["verifier"], started.labels).items():
-            baselines.append(_row(common, metric, "verifier", "", _mean(right, started.labels)))
+            interval = mean(right["top1"], started.labels)
+            baselines.append(row(common, "attack_accuracy_top1", evaluator, "", interval))
+        for metric, right in enrolled.verdicts(started.features["verifier"], started.labels).items():
+            baselines.append(row(common, metric, "verifier", "", mean(right, started.labels)))
     else:
-        identities += _per_identity(common, "target_confidence", "target", confidence, kept_seen.labels)
-    curve = {"curve": "prior_samples", "x_name": "none", "x": 0.0}
-    baselines = [{**{k: v for k, v in row.items() if k != "headline"}, **curve} for row in baselines]
-    return rows, identities, baselines
+        identities += per_identity(common, "target_confidence", "target", confidence, kept_seen.labels)
+    return rows, identities, as_baseline(baselines)
 
 
 def _own_probability(seen: Judged) -> Tensor:
@@ -267,22 +277,22 @@ def _distance_rows(attack: Attack, common: Row, kept: Judged, identities: list[R
             ("knn_distance_unseen_photo", found.unseen),
             ("knn_distance_stranger", found.stranger),
         ):
-            rows.append(_row(common, metric, role, "", _mean(values, found.identity)))
-            identities += _per_identity(common, metric, role, values, found.identity)
+            rows.append(row(common, metric, role, "", mean(values, found.identity)))
+            identities += per_identity(common, metric, role, values, found.identity)
         columns = torch.stack([found.reconstruction, found.unseen, found.stranger], 1)[found.complete]
         leakage = statistics.clustered_statistic(
             columns.numpy(), lambda m: (m[:, 2] - m[:, 0]) / (m[:, 2] - m[:, 1]), seed=SEED
         )
-        rows.append(_row(common, "scaled_leakage", role, "", leakage))
+        rows.append(row(common, "scaled_leakage", role, "", leakage))
     return rows
 
 
-def _realism_rows(common: Row, gallery: Gallery, kept: Judged) -> list[Row]:
+def _realism_rows(common: Row, enrolled: Gallery, kept: Judged) -> list[Row]:
     """KID and per-class precision, recall, density, coverage against private training photos, in the
     verifier's features (how natural images are, not how identifying)."""
-    train = gallery.photos["train"]
+    train = enrolled.photos["train"]
     rows = [
-        _row(
+        row(
             common,
             "kid",
             "verifier",
@@ -297,7 +307,7 @@ def _realism_rows(common: Row, gallery: Gallery, kept: Judged) -> list[Row]:
         )
         for metric in ("precision", "recall", "density", "coverage"):
             values = torch.tensor([getattr(found, metric) for found in classes.values()])
-            rows.append(_row(common, metric, "verifier", "", _mean(values, torch.tensor(list(classes)))))
+            rows.append(row(common, metric, "verifier", "", mean(values, torch.tensor(list(classes)))))
     return rows
 
 
@@ -340,11 +350,11 @@ def kid_by_identity(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels
 # --- helpers ------------------------------------------------------------------------------------------
 
 
-def _mean(values: Tensor, identity: Tensor, average: str = "macro") -> Interval:
+def mean(values: Tensor, identity: Tensor, average: str = "macro") -> Interval:
     return statistics.clustered_mean(values.double(), identity, seed=SEED, average=average)
 
 
-def _per_identity(common: Row, metric: str, evaluator: str, values: Tensor, identity: Tensor) -> list[Row]:
+def per_identity(common: Row, metric: str, evaluator: str, values: Tensor, identity: Tensor) -> list[Row]:
     means = evaluation.identity_means(values.double(), identity)
     base = {key: value for key, value in common.items() if key != "headline"}
     return [

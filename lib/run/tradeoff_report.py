@@ -11,7 +11,7 @@ from IPython.display import Markdown
 
 from lib import plots, results, statistics
 from lib.plots import label
-from lib.run import measures
+from lib.run import measures, outside
 from lib.run.evaluation_report import UNAVAILABLE, needs_photos
 from lib.run.tables import readable
 from lib.run.workbook import Workbook
@@ -140,9 +140,12 @@ def matched(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
 
 
 @needs_photos
-def comparisons(book: Workbook, judges: Sequence[str] = JUDGES) -> pd.DataFrame:
-    """:meth:`Workbook.advantages` by several judges, with ``P_dominates``: the share of paired resamples in
+def comparisons(book: Workbook, judges: Sequence[str] = ()) -> pd.DataFrame:
+    """:meth:`Workbook.advantages` by several judges (:data:`JUDGES`, and the outside verifier if there is
+    one), with ``P_dominates``: the share of paired resamples in
     which the model dominates NoDef. Saved as ``curves/<setup>__comparisons`` (they join seeds)."""
+    if not judges:
+        judges = (*JUDGES, *([outside.NAME] if outside.applies(book.setup) else []))
     parts = []
     for judge in judges:
         frame = book.advantages(judge)

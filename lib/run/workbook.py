@@ -171,9 +171,9 @@ class Workbook:
 
     def points(self, names: Sequence[str], evaluator: str = "main") -> statistics.Points:
         """Several models (headline training, the study's attack, prior and budget) as points of privacy and
-        utility: AttAcc by an evaluator, or the match rate of the ``verifier``."""
+        utility: AttAcc by an evaluator, or the match rate of a verifier."""
         table = self._saved_identities
-        metric = "verifier_match" if evaluator == "verifier" else "attack_accuracy_top1"
+        metric = "verifier_match" if evaluator.startswith("verifier") else "attack_accuracy_top1"
         photos = np.bincount(self.world.test.labels.numpy()).astype(float)
         return statistics.Points(
             np.stack([self.per_identity(table, metric, evaluator, name) for name in names], 1),

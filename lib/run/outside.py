@@ -1,0 +1,115 @@
+"""The outside verifier's opinion of the study's reconstructions: an optional judge of notebook 06."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from IPython.display import Markdown
+
+from lib import evaluation, results, store
+from lib.data import load_world
+from lib.data.world import data_stage
+from lib.evaluation import outside
+from lib.results.sentences import metric_name, show_interval, show_number
+from lib.run import inversion, measures
+from lib.run.inversion import Attack, Judged
+from lib.run.tables import pivot
+from lib.run.workbook import Workbook
+from lib.setups import Setup
+from lib.store import Stage
+
+NAME = outside.NAME
+KEPT = 4
+"""Reconstructions judged per person, the ones the target rates best: it takes a tenth of a second each."""
+
+
+def applies(setup: Setup) -> bool:
+    """Whether there are private faces (digits are none) and the optional packages to look at them."""
+    return setup.data.private.source not in ("none", "digits") and outside.available()
+
+
+def gallery(setup: Setup) -> measures.Gallery:
+    """As many enrolled photos for everybody, and the threshold on natural photos of others."""
+    world = load_world(setup)
+    params = {"setup": setup.name, "network": NAME, "version": 1}
+    stage = Stage("photos", f"{setup.name} photos seen by {NAME}", params, (data_stage(setup).key,))
+    enrolled = world.train.take(evaluation.balanced_references(world.train.labels))
+
+    def make(_: store.Checkpoint) -> tuple[dict, dict]:
+        pairs = (("train", enrolled), ("test", world.test))
+        return {name: outside.embed(photos.pixels) for name, photos in pairs}, {}
+
+    seen = store.get(stage, make).tensors
+    photos = {
+        name: Judged({NAME: seen[name]}, {}, images.labels)
+        for name, images in (("train", enrolled), ("test", world.test))
+    }
+    return measures.Gallery(photos, NAME, false_accept_rate=setup.false_accept_rate)
+
+
+def judged(attack: Attack) -> dict[str, Judged]:
+    """``reconstructions`` (the best :data:`KEPT` a person) and the ``prior_samples`` they started from."""
+    source = inversion.reconstruction_stage(attack, attack.target().stage)
+    params = {"network": NAME, "kept": KEPT, "version": 1}
+    stage = Stage("judged", f"{source.label}, judged by {NAME}", params, (source.key,))
+    made = inversion.reconstruct(attack)
+    best = made.selected[:, :KEPT]
+
+    def make(_: store.Checkpoint) -> tuple[dict, dict]:
+        tensors = {}
+        for name, latents in (("reconstructions", made.latents), ("prior_samples", made.initial)):
+            chosen = latents.gather(1, best[..., None].expand(-1, -1, latents.shape[-1])).flatten(0, 1)
+            images = inversion.synthesise(attack.setup, attack.prior, chosen)
+            tensors[name] = outside.embed(images)
+        return tensors, {}
+
+    labels = made.labels.repeat_interleave(best.shape[1])
+    found = store.get(stage, make).tensors
+    return {name: Judged({NAME: features}, {}, labels) for name, features in found.items()}
+
+
+def measured(book: Workbook) -> pd.DataFrame:
+    """Judge the study's attacks and NoDef's frontier; save their rows beside those of the other judges."""
+    enrolled, tables = gallery(book.setup), []
+    for attack in [*book.headline_attacks(), *book.frontier_attacks()]:
+        common = measures.attack_common(attack)
+        rows: dict[str, list[dict[str, Any]]] = {"reconstructions": [], "prior_samples": []}
+        identities = []
+        for name, seen in judged(attack).items():
+            for metric, right in enrolled.verdicts(seen.features[NAME], seen.labels).items():
+                rows[name].append(measures.row(common, metric, NAME, "", measures.mean(right, seen.labels)))
+                if name == "reconstructions":
+                    identities += measures.per_identity(common, metric, NAME, right.float(), seen.labels)
+        run = book.name(attack.defence, attack.training_seed, common["training_steps"], attack)
+        results.save_table(rows["reconstructions"], f"{run}__dlib")
+        results.save_identities(identities, f"{run}__dlib")
+        results.save_curves(measures.as_baseline(rows["prior_samples"]), f"prior-samples__{run}__dlib")
+        tables.append(pd.DataFrame(rows["reconstructions"]))
+    ceiling = enrolled.ceiling_rows(measures.evaluator_common(book.setup))
+    results.save_table(ceiling, f"{book.setup.name}__evaluators__dlib")
+    return pd.concat(tables, ignore_index=True)
+
+
+def opinion(book: Workbook) -> Any:
+    """Match and rank-1 rates by the outside verifier, or how to get one."""
+    if not applies(book.setup):
+        why = "digits are no faces" if book.setup.data.private.source == "digits" else ""
+        return Markdown(f"*No outside verifier here: {why or 'pip install -e .[verifier]'}.*")
+    table = measured(book)
+    metrics = ["verifier_match", "verifier_rank1_accuracy"]
+    return pivot(table, metrics=metrics, columns="metric", evaluator=[NAME])
+
+
+def caption(book: Workbook) -> str:
+    """What a perfect reconstruction could reach with this verifier: its verdict of unseen photos."""
+    if not applies(book.setup):
+        return ""
+    rows = pd.DataFrame(gallery(book.setup).ceiling_rows(measures.evaluator_common(book.setup)))
+    cells = [
+        f"{metric_name(row.metric)} {show_number(row.value, row.metric)} "
+        f"{show_interval(row.low, row.high, row.metric)}"
+        for row in rows.itertuples()
+    ]
+    rate = f"{100 * book.setup.false_accept_rate:g} %"
+    return f"Unseen photos of the same people, false-accept rate {rate}: {'; '.join(cells)}."
