@@ -152,8 +152,8 @@ def _table(filters: dict[str, str], folder: Path) -> str:
 def _heading(column: str) -> str:
     """``attack_accuracy_top1@panel_2`` -> "AttAcc, panel 2"; a verifier's metrics name it already."""
     metric, _, evaluator = column.partition("@")
-    judge = "" if evaluator in ("", "verifier") else f", {evaluator.replace('_', ' ')}"
-    return metric_name(metric) + judge
+    judge = evaluator.removeprefix("verifier").strip("_").replace("_", " ")
+    return metric_name(metric) + (f", {judge}" if judge else "")
 
 
 def main(arguments: list[str]) -> int:
