@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from lib import plots
+from lib import plots, statistics
 from lib.data import Images
 from lib.erasing import ErasingLaw
 from lib.priors import Eigenfaces
@@ -65,44 +63,32 @@ def test_words_about_exposure_follow_the_table():
 # --- 03 -----------------------------------------------------------------------------------------------
 
 
-def test_a_paired_difference_is_clustered_by_person():
-    labels = torch.arange(20).repeat_interleave(5)
-    difference = -0.2 + 0.1 * torch.randn(100, generator=torch.Generator().manual_seed(0)).double()
-    interval, detectable = training_report._paired(difference, labels)
-    assert interval.high < 0 and interval.n == 20 and 0 < detectable < 0.1
-    together = torch.randn(20, generator=torch.Generator().manual_seed(1)).double()[labels]
-    wide, _ = training_report._paired(-0.2 + together * 0.1, labels)
-    assert wide.high - wide.low > 1.5 * (interval.high - interval.low), (
-        "photos of a person are not independent"
-    )
-
-
-def test_two_equal_models_have_no_empty_interval():
-    labels = torch.arange(4).repeat_interleave(2)
-    for difference in (torch.zeros(8).double(), torch.tensor([1.0, -1.0] * 4).double()):
-        interval, detectable = training_report._paired(difference, labels)
-        assert interval.low < 0 < interval.high and interval.value == 0 and math.isnan(detectable)
-
-
 @pytest.fixture
 def book():
     return open_workbook("digits", ["none", "re(0.1,0.4)", "fe(0.5)"], [0], [0])
 
 
+def seeds(*points: float) -> statistics.SeedSummary:
+    nothing = Interval(0.0, 0.0, 0.0, 1)
+    over = Interval(0.75, 0.115, 1.385, 2)
+    return statistics.SeedSummary(np.array(points), over, nothing, nothing)
+
+
 def cost(**differences: Interval) -> pd.DataFrame:
     names = {"re": "re(0.1,0.4)", "fe": "fe(0.5)"}
-    rows = [
-        {"defence": "none", "seeds": 1, "natural_accuracy": Interval(0.9, 0.8, 1.0, 62), "detectable": np.nan}
-    ]
+    whole = Interval(0.9, 0.8, 1.0, 62)
+    nodef = {"defence": "none", "seeds": seeds(0.9), "natural_accuracy": whole}
+    rows = [{**nodef, "detectable": np.nan, "mcnemar": np.nan}]
     for key, difference in differences.items():
         accuracy = Interval(0.8, 0.7, 0.9, 62)
         rows.append(
             {
                 "defence": names[key],
-                "seeds": 1,
+                "seeds": seeds(0.8, 0.7),
                 "natural_accuracy": accuracy,
                 "difference": difference,
                 "detectable": 0.04,
+                "mcnemar": 0.0312,
             }
         )
     return pd.DataFrame(rows)
@@ -118,7 +104,10 @@ def test_what_a_defence_costs_in_words_and_in_the_title(book):
     assert training_report.finding(book, table).count("too small to conclude") == 2
     shown = training_report.cost_table(table)
     assert shown.loc["fe(0.5)", "minus NoDef"] == "-20.0 points [-25.0, -15.0]"
-    assert shown.loc["none", "detectable"] == ""
+    assert shown.loc["none", "detectable"] == shown.loc["none", "McNemar's p (Holm)"] == ""
+    assert shown.loc["none", "each training seed"] == "90.0 %"
+    assert shown.loc["fe(0.5)", "each training seed"] == "80.0, 70.0 % (t: 11.5 to 138.5)"
+    assert shown.loc["fe(0.5)", "McNemar's p (Holm)"] == "0.031"
 
 
 def test_the_expected_area_is_that_of_the_law(book):

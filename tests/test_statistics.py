@@ -263,6 +263,30 @@ def test_sign_flip_p_is_uniform_without_a_difference():
     assert np.mean(np.array(p) <= 0.05) < 0.1
 
 
+def test_paired_differences_carry_the_seeds():
+    """Two models that differ only by chance from one training to the next must not look different."""
+    rng = np.random.default_rng(0)
+    people = rng.uniform(0.2, 0.8, 60)
+    effects = [rng.normal(0, 0.05, (4, 1)) for _ in range(2)]
+    first, second = (people + effect + rng.normal(0, 0.01, (4, 60)) for effect in effects)
+    nested, averaged = (
+        compare_paired(*pair, seed=0) for pair in ((first, second), (first.mean(0), second.mean(0)))
+    )
+    assert nested.difference.value == pytest.approx(averaged.difference.value)
+    by_seed = math.hypot(*(effect.std() / 2 for effect in effects))  # of a mean of 4, as a bootstrap sees it
+    assert nested.difference.standard_error() == pytest.approx(by_seed, rel=0.1)
+    assert nested.difference.standard_error() > 5 * averaged.difference.standard_error()
+    assert nested.detectable > averaged.detectable
+    once = compare_paired(first[:1], second[:1], seed=0)
+    assert once == compare_paired(first[0], second[0], seed=0)
+    unequal = compare_paired(first, second[:1], seed=0)
+    assert unequal.difference.value == pytest.approx(float(first.mean() - second[0].mean()))
+    photos = rng.integers(1, 9, 60)
+    summary = summarise_seeds(first, photos=photos, seed=0)
+    assert summary.points == pytest.approx(first @ photos / photos.sum())
+    assert summary.nested.value == pytest.approx(summary.over_seeds.value)
+
+
 def test_agreement_on_everybody_is_not_certainty():
     result = compare_paired(np.full(30, 0.5), np.full(30, 0.5), seed=0)
     bound = zero_event_bound(30)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lib.training import Augmentation, Defence, Recipe, accuracy, augment, predi
 
 CPU = torch.device("cpu")
 SPEC = {"kind": "residual", "widths": [4, 4, 8, 8]}
+DROPS = {"kind": "ir", "widths": [4, 4, 8, 8], "units": [1, 1, 1, 1], "feature_size": 8, "dropout": 0.4}
 STILL = Augmentation(rotation=0, translation=0, scale=0, flip=0, brightness=0, contrast=0, saturation=0)
 
 
@@ -27,9 +29,9 @@ def bars(per_class: int = 12, size: int = 16) -> Images:
     return Images(pixels.byte(), labels, ["left", "middle", "right"])
 
 
-def run(recipe: Recipe, *, defences=(), seed=0, **options):
+def run(recipe: Recipe, *, defences=(), seed=0, spec=SPEC, **options):
     return train_classifier(
-        lambda planned: build_classifier(SPEC, 3, 16, width=planned.width),
+        lambda planned: build_classifier(spec, 3, 16, width=planned.width),
         bars(),
         recipe=recipe,
         defences=defences,
@@ -56,19 +58,25 @@ def test_it_learns():
     assert accuracy(result.model, bars(), device=CPU) == result.history[-1]["validation_accuracy"]
 
 
-def test_same_seed_equal_weights_another_seed_not():
-    assert same(run(RECIPE, seed=3), run(RECIPE, seed=3))
-    assert not same(run(RECIPE, seed=3), run(RECIPE, seed=4))
+@pytest.mark.parametrize("spec", [SPEC, DROPS])
+def test_same_seed_equal_weights_another_seed_not(spec):
+    before = torch.get_rng_state()
+    first = run(RECIPE, seed=3, spec=spec)
+    assert torch.equal(before, torch.get_rng_state()), "a training leaves the global stream alone"
+    torch.rand(7)  # and does not depend on it
+    assert same(first, run(RECIPE, seed=3, spec=spec))
+    assert not same(first, run(RECIPE, seed=4, spec=spec))
 
 
 class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, average):
+@pytest.mark.parametrize(("average", "spec"), [(0.0, SPEC), (0.9, SPEC), (0.9, DROPS)])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, average, spec):
     recipe = dataclasses.replace(RECIPE, average=average)
-    whole = run(recipe, snapshots=[0.25, 0.75])
+    run_it = partial(run, recipe, snapshots=[0.25, 0.75], spec=spec)
+    whole = run_it()
     rows = []
 
     def kill(row):
@@ -78,8 +86,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, average):
 
     checkpoint = Checkpoint(tmp_path / "c", every=0)
     with pytest.raises(Killed):
-        run(recipe, snapshots=[0.25, 0.75], checkpoint=checkpoint, callback=kill)
-    resumed = run(recipe, snapshots=[0.25, 0.75], checkpoint=Checkpoint(tmp_path / "c", every=0))
+        run_it(checkpoint=checkpoint, callback=kill)
+    torch.rand(7)
+    resumed = run_it(checkpoint=Checkpoint(tmp_path / "c", every=0))
     assert same(whole, resumed)
     assert whole.history == resumed.history
     assert sorted(resumed.snapshots) == [0.25, 0.75]
@@ -148,7 +157,7 @@ class Spy(Defence):
 
     def penalty(self, images, labels, taps):
         self.note("penalty")
-        assert len(images) == 24 and taps[0].shape[:2] == (24, 4)
+        assert len(images) == len(labels) == 12 and taps[0].shape[:2] == (12, 4)
         return taps[0].float().mean() * 0.01
 
     def diagnostics(self):
@@ -171,6 +180,59 @@ def test_every_hook_is_called_in_the_documented_order():
     assert result.diagnostics == {"spy.steps": 3.0}
     for name, parameter in result.model.body.stem.named_parameters():
         assert torch.equal(parameter, stem[name])  # frozen parameters stay bit-identical
+
+
+class Mirrors(Defence):
+    """Appends every photo once more, mirrored."""
+
+    def batch(self, images, labels, extras):
+        doubled = torch.cat([images, images.flip(-1)]), torch.cat([labels, labels])
+        return *doubled, torch.ones(2 * len(images))
+
+
+class Hides(Defence):
+    """Another mask for every photo; notes what the network is shown."""
+
+    def __init__(self):
+        self.masks, self.shown = [], []
+
+    def input(self, images, index, generator):
+        mask = torch.rand(len(images), 1, *images.shape[2:], generator=generator) < 0.5
+        self.masks.append(mask)
+        return lambda x: torch.where(mask, 0.0, x)
+
+
+def test_appended_rows_are_seen_through_the_view_of_their_photo():
+    hides, shown = Hides(), []
+
+    def watched(planned):
+        model = build_classifier(SPEC, 3, 16)
+        model.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0].detach().clone()))
+        return model
+
+    train_classifier(
+        watched,
+        bars(),
+        recipe=dataclasses.replace(RECIPE, steps=1),
+        defences=[hides, Mirrors()],
+        seed=0,
+        device=CPU,
+    )
+    first, again = shown[0].split(12)
+    mask = hides.masks[0].expand_as(first)
+    assert not first[mask].any() and not again[mask].any() and first[~mask].any()
+    kept = ~mask & ~mask.flip(-1)
+    assert torch.equal(again[kept], first.flip(-1)[kept])
+
+
+class AppendsOne(Defence):
+    def batch(self, images, labels, extras):
+        return torch.cat([images, images[:1]]), torch.cat([labels, labels[:1]]), torch.ones(len(images) + 1)
+
+
+def test_views_refuse_rows_that_copy_no_photo():
+    with pytest.raises(UserError, match="whole copies of the batch of 12 rows"):
+        run(RECIPE, defences=[Hides(), AppendsOne()])
 
 
 class Criterion(Defence):

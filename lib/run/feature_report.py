@@ -211,10 +211,10 @@ def _towards(model: pd.DataFrame, defence: str) -> Iterable[dict[str, Any]]:
 
 
 def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> Interval:
-    """Difference on the identities both have, means over seeds first."""
+    """Difference on the identities both have, over seeds and identities."""
     common = ours.columns.intersection(theirs.columns)
-    means = [grid[common].to_numpy().mean(0) for grid in (ours, theirs)]
-    return statistics.compare_paired(*means, seed=measures.SEED).difference
+    grids = [grid[common].to_numpy() for grid in (ours, theirs)]
+    return statistics.compare_paired(*grids, seed=measures.SEED).difference
 
 
 def _log_ratio(own: pd.DataFrame, base: pd.DataFrame, measure: str) -> Interval:

@@ -205,9 +205,7 @@ def differences(book: Workbook) -> dict[str, Interval]:
     found = {}
     for judge in [name for name in EVALUATORS if name in set(table["evaluator"])]:
         rows = table[table["evaluator"] == judge]
-        leaks = (
-            book.per_identity(rows, rows["metric"].iloc[0], judge, name).mean(0) for name in (first, last)
-        )
+        leaks = (book.per_identity(rows, rows["metric"].iloc[0], judge, name) for name in (first, last))
         found[judge] = statistics.compare_paired(*leaks, seed=measures.SEED).difference
     return found
 

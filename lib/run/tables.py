@@ -9,7 +9,7 @@ import pandas as pd
 
 from lib.results import is_fraction, summarise
 from lib.results.sentences import metric_name, show_interval, show_number
-from lib.statistics import Interval, Ratio, Verdict
+from lib.statistics import Interval, Ratio, SeedSummary, Verdict
 
 
 def readable(
@@ -70,6 +70,15 @@ def points(interval: Interval) -> str:
     """A difference of fractions in words: ``+12.3 points [+4.0, +20.1]``."""
     scaled = [100 * value for value in (interval.value, interval.low, interval.high)]
     return f"{scaled[0]:+.1f} points [{scaled[1]:+.1f}, {scaled[2]:+.1f}]"
+
+
+def seed_points(seeds: SeedSummary) -> str:
+    """Every training seed's mean of a fraction, and Student's interval over them where there are several:
+    ``91.4, 92.1 % (t: 87.3 to 96.2)``."""
+    shown = ", ".join(f"{100 * value:.1f}" for value in seeds.points) + " %"
+    if len(seeds.points) < 2:
+        return shown
+    return f"{shown} (t: {100 * seeds.over_seeds.low:.1f} to {100 * seeds.over_seeds.high:.1f})"
 
 
 def unit_of(metric: str) -> str:

@@ -13,7 +13,7 @@ from lib import plots, results, statistics
 from lib.plots import label
 from lib.run import measures, outside
 from lib.run.evaluation_report import UNAVAILABLE, needs_photos
-from lib.run.tables import readable
+from lib.run.tables import readable, seed_points
 from lib.run.workbook import Workbook
 from lib.statistics import Interval
 
@@ -198,6 +198,7 @@ def comparison_table(frame: pd.DataFrame, evaluator: str = "main") -> pd.DataFra
         [
             "natural_accuracy",
             "attack_accuracy",
+            "seeds",
             "utility_difference",
             "privacy_gain",
             "advantage",
@@ -207,11 +208,18 @@ def comparison_table(frame: pd.DataFrame, evaluator: str = "main") -> pd.DataFra
             "verdict",
         ]
     ].assign(
+        seeds=[seed_points(found) for found in rows["seeds"]],
         detectable=[f"{100 * value:.1f} points" for value in rows["detectable"]],
         P_dominates=[f"{value:.0%}" for value in rows["P_dominates"]],
     )
     shown = readable(rows, signed=["utility_difference", "privacy_gain", "advantage"])
-    return shown.rename(columns={"P dominates": "P(dominates NoDef)", "paper ratio": "the paper's ratio"})
+    return shown.rename(
+        columns={
+            "seeds": "AttAcc, each training seed",
+            "P dominates": "P(dominates NoDef)",
+            "paper ratio": "the paper's ratio",
+        }
+    )
 
 
 @needs_photos

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lib import erasing, evaluation, plots, results, statistics
 from lib.defences import build
 from lib.run import inversion, measures, targets
-from lib.run.tables import pivot, points
+from lib.run.tables import pivot, points, seed_points
 from lib.run.targets import Trained
 from lib.run.workbook import Workbook
 from lib.runtime import generator
@@ -214,52 +214,52 @@ def beats_chance(book: Workbook, table: pd.DataFrame) -> bool:
 
 
 def natural_differences(book: Workbook, *, reference: str = "none") -> pd.DataFrame:
-    """Natural accuracy on unseen photos, and its paired difference to NoDef on the same photos and seeds.
-
-    Photos are averaged over the run's training seeds and weighted alike; intervals resample people and keep
-    all their photos.
+    """Natural accuracy on unseen photos, and its difference to NoDef on the same photos: means over photos and
+    the run's training seeds; intervals resample people, with all their photos, and seeds.
 
     Returns:
-        Columns defence, seeds, natural_accuracy (Interval), difference (Interval, defence minus NoDef),
-        detectable (the difference that would be found with 80 % power).
+        Columns defence, seeds (:class:`lib.statistics.SeedSummary`), natural_accuracy (Interval), difference
+        (Interval, defence minus NoDef), detectable (the difference that would be found with 80 % power),
+        mcnemar (exact p on the photos, first training seed, Holm's correction over the defences).
     """
-    columns = ["defence", "seeds", "natural_accuracy", "difference", "detectable"]
+    columns = ["defence", "seeds", "natural_accuracy", "difference", "detectable", "mcnemar"]
     if not book.has_photos:
         return pd.DataFrame(columns=columns)
-    base, labels = _seed_mean(book, reference)
-    rows = []
+    base, rows = _Answers(book, reference), []
     for defence in dict.fromkeys([reference, *book.defences]):
-        right, _ = _seed_mean(book, defence)
-        difference, detectable = _paired(right - base, labels)
-        rows.append(
-            {
-                "defence": defence,
-                "seeds": len(book.training_seeds),
-                "natural_accuracy": statistics.clustered_mean(
-                    right, labels, seed=measures.SEED, average="micro"
-                ),
-                "difference": difference if defence != reference else None,
-                "detectable": detectable if defence != reference else np.nan,
-            }
-        )
-    return pd.DataFrame(rows, columns=columns)
+        ours = _Answers(book, defence)
+        seeds = statistics.summarise_seeds(ours.by_person, photos=ours.photos, seed=measures.SEED)
+        row = {"defence": defence, "seeds": seeds, "natural_accuracy": seeds.nested}
+        row |= {"difference": None, "detectable": np.nan, "mcnemar": np.nan}
+        if defence != reference:
+            paired = statistics.compare_paired(
+                ours.by_person, base.by_person, photos=ours.photos, seed=measures.SEED
+            )
+            row["difference"] = paired.difference
+            row["detectable"] = paired.detectable if paired.detectable > 0 else np.nan
+            row["mcnemar"] = statistics.mcnemar(ours.first, base.first).p_value
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=columns)
+    tested = frame["mcnemar"].notna()
+    if tested.any():
+        frame.loc[tested, "mcnemar"] = statistics.holm(frame.loc[tested, "mcnemar"])
+    return frame
 
 
-def _paired(difference: torch.Tensor, labels: torch.Tensor) -> tuple[Interval, float]:
-    """Mean of per-photo differences (N,) clustered by person, and the difference that could be detected (NaN
-    where no person differs)."""
-    people = evaluation.identity_means(difference, labels).mean.numpy()
-    if not people.any():  # resampling would see no variation and give an empty interval
-        nothing = np.zeros(len(people))
-        return statistics.compare_paired(nothing, nothing, seed=measures.SEED).difference, np.nan
-    interval = statistics.clustered_mean(difference, labels, seed=measures.SEED, average="micro")
-    return interval, statistics.detectable_difference(interval.standard_error(), degrees=interval.n - 1)
+class _Answers:
+    """How a defence's models, one a training seed, answer the test photos.
 
+    Attributes:
+        by_person: (S, K) share of each person's photos recognised. photos: (K,) how many there are.
+        first: (N,) 0/1 on each photo, first training seed.
+    """
 
-def _seed_mean(book: Workbook, defence: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N,) share of the run's training seeds that recognise each test photo, and the photos' people."""
-    answers = [_right(book, book.attack(defence, seed).target()) for seed in book.training_seeds]
-    return torch.stack([right for right, _ in answers]).mean(0), answers[0][1]
+    def __init__(self, book: Workbook, defence: str) -> None:
+        answers = [_right(book, book.attack(defence, seed).target()) for seed in book.training_seeds]
+        means = [evaluation.identity_means(right, people) for right, people in answers]
+        self.by_person = np.stack([found.mean.numpy() for found in means])
+        self.photos = means[0].count.numpy().astype(float)
+        self.first = answers[0][0].numpy()
 
 
 def _right(book: Workbook, trained: Trained) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,10 +281,11 @@ def natural_sentences(book: Workbook, differences: pd.DataFrame) -> list[str]:
 def cost_table(cost: pd.DataFrame) -> pd.DataFrame:
     """The costs as text, differences in points."""
     shown = {
-        "training seeds": cost["seeds"].to_numpy(),
         "natural accuracy": [interval.percent() for interval in cost["natural_accuracy"]],
+        "each training seed": [seed_points(found) for found in cost["seeds"]],
         "minus NoDef": [points(d) if isinstance(d, Interval) else "" for d in cost["difference"]],
         "detectable": [f"{100 * d:.1f} points" if np.isfinite(d) else "" for d in cost["detectable"]],
+        "McNemar's p (Holm)": [f"{p:.2g}" if np.isfinite(p) else "" for p in cost["mcnemar"]],
     }
     return pd.DataFrame(shown, index=pd.Index(cost["defence"], name="defence"))
 

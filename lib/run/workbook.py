@@ -198,15 +198,16 @@ class Workbook:
         rows = []
         for i, (defence, found) in enumerate(zip(self.defences, advantages, strict=True)):
             attack, accuracy = points.attack[:, i], points.accuracy[:, i]
-            privacy = statistics.compare_paired(base.attack[:, 0].mean(0), attack.mean(0), seed=measures.SEED)
+            privacy = statistics.compare_paired(base.attack[:, 0], attack, seed=measures.SEED)
             utility = statistics.compare_paired(
-                accuracy.mean(0), base.accuracy[:, 0].mean(0), photos=points.photos, seed=measures.SEED
+                accuracy, base.accuracy[:, 0], photos=points.photos, seed=measures.SEED
             )
             rows.append(
                 {
                     "defence": defence,
                     "evaluator": evaluator,
                     "training_seeds": len(attack),
+                    "seeds": statistics.summarise_seeds(attack, seed=measures.SEED),
                     "natural_accuracy": statistics.nested_mean(
                         accuracy, photos=points.photos, seed=measures.SEED
                     ),

@@ -65,38 +65,60 @@ def compare_paired(
     resamples: int = RESAMPLES,
     flips: int = 9999,
 ) -> PairedComparison:
-    """Difference of per-identity means (K,) of two models, resampling identities jointly: macro, or micro
-    (over photos) if ``photos`` (K,) counts those of each identity.
+    """Difference of the means of two models over identities, resampled jointly, and over training seeds,
+    resampled for each model apart: macro, or micro (over photos) if ``photos`` (K,) counts those of each.
 
     If two models agree on every identity and the values are fractions, the interval is plus or minus the
-    :func:`zero_event_bound` instead of the empty one that resampling would give.
+    :func:`zero_event_bound` instead of the empty one that resampling would give. The p value flips the signs
+    of the identities' differences, seeds averaged.
+
+    Args:
+        first, second: per-identity means (K,), or (S, K) under S training seeds (S may differ).
 
     Raises:
-        UserError: if the lengths differ, or values are missing or not finite.
+        UserError: if the numbers of identities differ, or values are missing or not finite.
     """
     check_level(level, resamples)
-    first, second = finite(first, "first"), finite(second, "second")
-    if len(first) != len(second):
+    first, second = (
+        _seeds_by_people(values, name) for values, name in ((first, "first"), (second, "second"))
+    )
+    people = first.shape[1]
+    if second.shape[1] != people:
         raise UserError(
-            f"paired comparison: expected equal lengths, got {len(first)} and {len(second)}; align them"
+            f"paired comparison: expected equally many identities, got {people} and {second.shape[1]}; align them"
         )
-    difference, people = first - second, len(first)
-    fractions = min(first.min(), second.min()) >= 0 and max(first.max(), second.max()) <= 1
-    if fractions and not difference.any():
+    share = photo_share(photos, people)
+    difference = share * (first.mean(0) - second.mean(0))
+    everything = np.concatenate([first, second])
+    fractions = everything.min() >= 0 and everything.max() <= 1
+    if fractions and (everything == everything[0]).all():
         bound = zero_event_bound(people, level=level)
         interval = Interval(0.0, -bound, bound, people)
     else:
-        share = photo_share(photos, people)
-        weights = identity_weights(people, resamples, np.random.default_rng(seed))
-        samples = weights @ (share * difference) / (weights @ share)
-        difference = share * difference
-        interval = percentile_interval(difference.mean(), samples, n=people, level=level)
+        rng = np.random.default_rng(seed)
+        weights = identity_weights(people, resamples, rng)
+        samples = [_resampled_means(values, weights * share, rng) for values in (first, second)]
+        interval = percentile_interval(difference.mean(), samples[0] - samples[1], n=people, level=level)
+    detectable = float("nan")
     if people > 1:
-        error = float(difference.std(ddof=1) / np.sqrt(people))
+        of_people = float(difference.std(ddof=1) / np.sqrt(people))
+        one_seed = len(first) == len(second) == 1
+        error = of_people if one_seed else max(of_people, interval.standard_error(level=level))
         detectable = detectable_difference(error, degrees=people - 1, level=level)
-    else:
-        detectable = float("nan")
     return PairedComparison(interval, sign_flip_p_value(difference, seed=seed, flips=flips), detectable)
+
+
+def _seeds_by_people(values: ArrayLike, name: str) -> Floats:
+    array = np.asarray(values)
+    return finite(array, name, ndim=2) if array.ndim == 2 else finite(array, name)[None]
+
+
+def _resampled_means(values: Floats, weights: Floats, rng: np.random.Generator) -> Floats:
+    """(B,) means of (S, K) under weights of the people (B, K) and own draws of the seeds."""
+    by_seed = weights @ values.T / weights.sum(1, keepdims=True)
+    if len(values) == 1:
+        return by_seed[:, 0]
+    return (by_seed * identity_weights(len(values), len(weights), rng)).sum(1) / len(values)
 
 
 def sign_flip_p_value(differences: ArrayLike, *, seed: int, flips: int = 9999) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from lib.statistics.bootstrap import RESAMPLES, clustered_statistic, nested_mean
+from lib.statistics.bootstrap import RESAMPLES, nested_mean, photo_share
 from lib.statistics.inputs import Floats, check_level, finite
 from lib.statistics.interval import Interval
 
@@ -43,23 +43,28 @@ def t_interval(seed_means: ArrayLike, *, level: float = 0.95) -> Interval:
 
 
 def summarise_seeds(
-    values: ArrayLike, *, seed: int, level: float = 0.95, resamples: int = RESAMPLES
+    values: ArrayLike,
+    *,
+    seed: int,
+    photos: ArrayLike | None = None,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
 ) -> SeedSummary:
     """All three intervals of one quantity.
 
     Args:
         values: (S, K) mean of each identity under each training or attack seed.
+        photos: (K,) photos of each identity: all means are then micro.
 
     Raises:
         UserError: if values are missing or not finite.
     """
     values = finite(values, "values", ndim=2)
-    points = values.mean(1)
+    options = {"seed": seed, "photos": photos, "level": level, "resamples": resamples}
+    points = values @ photo_share(photos, values.shape[1]) / values.shape[1]
     return SeedSummary(
         points,
         t_interval(points, level=level),
-        clustered_statistic(
-            values.mean(0)[:, None], lambda means: means[:, 0], seed=seed, level=level, resamples=resamples
-        ),
-        nested_mean(values, seed=seed, level=level, resamples=resamples),
+        nested_mean(values.mean(0, keepdims=True), **options),
+        nested_mean(values, **options),
     )

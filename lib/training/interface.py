@@ -108,14 +108,15 @@ class Defence:
         return None
 
     def batch(self, images: Tensor, labels: Tensor, extras: Any) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Replace the batch by (images, labels, weights per sample); None leaves it."""
+        """Replace the batch by (images, labels, weights per sample); None leaves it. The m photos come first;
+        what is appended is whole copies of the batch, each row seen through the view of the photo it copies."""
         return None
 
     criterion: Callable[[Tensor, Tensor], Tensor] | None = None
     """(logits fp32, labels) -> loss per sample; at most one member of a composition has one."""
 
     def penalty(self, images: Tensor, labels: Tensor, taps: list[Tensor]) -> Tensor | float:
-        """Added to the mean criterion."""
+        """Added to the mean criterion; sees the m photos, no appended rows."""
         return 0.0
 
     def deploy(self, model: nn.Module) -> nn.Module:

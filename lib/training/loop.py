@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from lib.models import Classifier
 from lib.runtime import autocast, generator, seed_for
 from lib.store import Checkpoint
 from lib.training.augment import augment
-from lib.training.interface import Augmentation, Defence, Recipe, union
+from lib.training.interface import Augmentation, Defence, Recipe, View, union
 
 Callback = Callable[[dict[str, Any]], None]
 __all__ = ["Augmentation", "TrainingResult", "accuracy", "predict", "train_classifier"]
@@ -40,6 +42,14 @@ class TrainingResult:
     diagnostics: dict[str, float]
 
 
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """What a training draws from the global streams (initialisation, dropout) is seeded and left no trace of."""
+    with torch.random.fork_rng():
+        yield
+
+
+@_own_randomness()
 def train_classifier(
     make_model: Callable[[Recipe], Classifier],
     images: Images,
@@ -76,11 +86,10 @@ def train_classifier(
     last_step = round(recipe.steps * recipe.stop)
     marks = {round(recipe.steps * fraction): fraction for fraction in snapshots}
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "init"))
-        model: nn.Module = make_model(recipe)
-        for defence in defences:
-            model = defence.build(model)
+    torch.manual_seed(seed_for(seed, "init"))
+    model: nn.Module = make_model(recipe)
+    for defence in defences:
+        model = defence.build(model)
     model = model.to(device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).eval() if recipe.average else model
     frozen = union(defence.freeze(model) for defence in defences)
@@ -132,6 +141,7 @@ def train_classifier(
             name: generator(seed, name, epoch, device=device)
             for name in ("order", "augmentation", "erasing", "defence")
         }
+        torch.manual_seed(seed_for(seed, "dropout", epoch))  # the only draws without a stream of their own
         order = torch.randperm(len(images), generator=streams["order"], device=device)
         total, count = torch.zeros((), device=device), 0
         model.train()
@@ -145,10 +155,7 @@ def train_classifier(
             views = [d.input(x, index, streams["erasing"]) for d in defences]
             views = [view for view in views if view is not None]
 
-            def view(images: Tensor, views: list = views) -> Tensor:
-                for apply in views:
-                    images = apply(images)
-                return images
+            view = partial(_chained, views, batch)
 
             weights = None
             for defence in defences:
@@ -163,7 +170,8 @@ def train_classifier(
             losses = criterion(logits.float(), y)
             loss = losses.mean() if weights is None else (losses * weights).sum() / batch
             for defence in defences:
-                loss = loss + defence.penalty(shown, y, [seen[m] for m in tapped[defence]])
+                taps = [seen[module][:batch] for module in tapped[defence]]
+                loss = loss + defence.penalty(shown[:batch], y[:batch], taps)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -217,6 +225,20 @@ def predict(
 def accuracy(model: nn.Module, images: Images, *, device: torch.device) -> float:
     """Natural accuracy: micro top-1 on unerased photos."""
     return float((predict(model, images, device=device)[1].argmax(1) == images.labels).float().mean())
+
+
+def _chained(views: Sequence[View], photos: int, images: Tensor) -> Tensor:
+    """The step's views one after another. Rows that a defence appended are seen like the photos they follow:
+    row i through the view of photo i modulo the number of photos."""
+    if views and len(images) % photos:
+        raise UserError(
+            f"training: expected whole copies of the batch of {photos} rows to be appended, got {len(images)} "
+            "rows; append a row for every photo"
+        )
+    groups = images.split(photos) if views else (images,)
+    for apply in views:
+        groups = [apply(group) for group in groups]
+    return groups[0] if len(groups) == 1 else torch.cat(groups)
 
 
 def _one_cycle(step: int, recipe: Recipe) -> float:
