@@ -92,6 +92,7 @@ lint: env
 # nbval executes the committed copies for real: their tables must not land in results/.
 NBVAL = scratch="$$(mktemp -d)"; trap 'rm -rf "$$scratch"' EXIT; \
   RESULTS_DIR="$$scratch" MIDRE_CACHE="$${MIDRE_TEST_CACHE:-$$scratch/cache}" OMP_NUM_THREADS=1 \
+  MIDRE_TRAIN=1 MIDRE_PROGRESS=/dev/null \
   $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg \
   --nbval-cell-timeout 900 -p no:python -n $(WORKERS) --dist loadscope -q results/smoke
 

@@ -8,6 +8,7 @@ aside and renamed, so that a kill or a full disk never leaves half of one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -106,22 +107,25 @@ class Missing(UserError):
 @dataclass
 class Checkpoint:
     """Where a long computation leaves its state every few minutes. State: nested dicts and lists of
-    tensors, numbers and strings, read back with ``weights_only=True`` (nothing in it is executed)."""
+    tensors, numbers and strings, read back with ``weights_only=True`` (nothing in it is executed).
+    ``about`` says in listings what is unfinished; files of before it was kept are the bare state."""
 
     path: Path | None = None
     every: float = CHECKPOINT_SECONDS
+    about: dict[str, str] = field(default_factory=dict)
     _last: float = field(default_factory=time.monotonic)
 
     def load(self) -> dict[str, Any] | None:
         if self.path is None or not self.path.exists():
             return None
-        return torch.load(self.path, map_location="cpu", weights_only=True)
+        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        return saved["state"] if saved.keys() == {"about", "state"} else saved
 
     def save(self, state: dict[str, Any] | Callable[[], dict[str, Any]], *, force: bool = False) -> bool:
         """Write ``state`` (or what it returns) if ``every`` seconds have passed or ``force`` is set."""
         if self.path is None or not (force or time.monotonic() - self._last >= self.every):
             return False
-        content = state() if callable(state) else state
+        content = {"about": self.about, "state": state() if callable(state) else state}
         _write_aside(self.path, lambda aside: torch.save(content, aside))
         self._last = time.monotonic()
         return True
@@ -129,6 +133,12 @@ class Checkpoint:
     def discard(self) -> None:
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+    @property
+    def removal(self) -> str:
+        """How a person gets rid of it, for messages."""
+        key = self.path.stem.rpartition("-")[2] if self.path else "KEY"
+        return f"`python -m lib.run cache rm {key}`"
 
 
 def get(
@@ -162,7 +172,8 @@ def get(
         found = find(stage)  # another process may have made it while we waited
         if found is not None:
             return found
-        checkpoint = Checkpoint(folder / f"{stage.stem}.checkpoint")
+        about = {"kind": stage.kind, "label": stage.label}
+        checkpoint = Checkpoint(folder / f"{stage.stem}.checkpoint", about=about)
         start = time.monotonic()
         tensors, meta = make(checkpoint)
         meta = {**meta, "seconds": round(time.monotonic() - start, 1)}
@@ -173,9 +184,18 @@ def get(
 
 
 def put(
-    stage: Stage, tensors: dict[str, Tensor], meta: dict[str, Any], *, folder: Path | None = None
+    stage: Stage,
+    tensors: dict[str, Tensor],
+    meta: dict[str, Any],
+    *,
+    folder: Path | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> Artifact:
-    """Write a stage; the JSON is renamed last, so that a stage without it does not exist."""
+    """Write a stage; the JSON is renamed last, so that a stage without it does not exist.
+
+    Args:
+        origin: ``made_by`` and the like of a copy; by default it is made here and now.
+    """
     folder = _writable(folder or cache_dir())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path = folder / f"{stage.stem}.safetensors"
@@ -184,7 +204,7 @@ def put(
         "stage": stage.identity,
         "label": stage.label,
         "sha256": _sha256(path),
-        "made_by": provenance(),
+        **(origin or {"made_by": provenance()}),
         "meta": meta,
     }
     text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
@@ -234,8 +254,8 @@ def _read(path: Path, stage: Stage) -> Artifact:
 
 
 def listing() -> Iterator[dict[str, Any]]:
-    """One row per stored stage: place, key, kind, label, megabytes, seconds it took. Damaged ones are listed
-    too, so that they can be removed."""
+    """One row per stage: place, state, key, kind, label, megabytes, seconds it took. Damaged ones and those
+    somebody began (a checkpoint or a lock without a finished file) are listed too, so that they can be removed."""
     for place, folder in (("cache", cache_dir()), ("zoo", ZOO)):
         for path in sorted(folder.glob("*-*.json")):
             kind, _, key = path.stem.rpartition("-")
@@ -248,19 +268,44 @@ def listing() -> Iterator[dict[str, Any]]:
             weights = path.with_suffix(".safetensors")
             yield {
                 "place": place,
+                "state": "finished",
                 "key": key,
                 "kind": kind,
                 "label": document["label"],
                 "megabytes": round(weights.stat().st_size / 1e6, 1) if weights.exists() else 0.0,
                 "seconds": document["meta"].get("seconds"),
             }
+    begun = {p.stem for suffix in ("checkpoint", "lock") for p in cache_dir().glob(f"*-*.{suffix}")}
+    for stem in sorted(begun):
+        kind, _, key = stem.rpartition("-")
+        path = cache_dir() / f"{stem}.checkpoint"
+        if not path.with_suffix(".json").exists():
+            yield {
+                "place": "cache",
+                "state": "unfinished",
+                "key": key,
+                "kind": kind,
+                "label": _about(path).get("label", ""),
+                "megabytes": round(path.stat().st_size / 1e6, 1) if path.exists() else 0.0,
+                "seconds": None,
+            }
+
+
+def _about(path: Path) -> dict[str, str]:
+    """What a checkpoint says of itself; nothing where it is old, damaged or absent."""
+    with contextlib.suppress(Exception):  # whatever a file that is no checkpoint raises
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # no tensor is read
+        if saved.keys() == {"about", "state"}:
+            return saved["about"]
+    return {}
 
 
 def remove(pattern: str) -> list[str]:
-    """Remove cached stages whose key, kind or label contains ``pattern``; the zoo is never touched.
+    """Remove cached stages whose key, kind or label contains ``pattern``, finished or not; the zoo is never
+    touched.
 
     Raises:
-        UserError: if nothing matches.
+        UserError: nothing matches, or one that does is being made by another process (then all stay).
     """
     matching = [
         row
@@ -271,19 +316,34 @@ def remove(pattern: str) -> list[str]:
         raise UserError(
             f"cache rm: no cached stage matches {pattern!r}; `python -m lib.run cache ls` lists them"
         )
-    for row in matching:
-        for path in cache_dir().glob(f"{row['kind']}-{row['key']}.*"):
-            path.unlink()
-    return [row["label"] for row in matching]
+    names = {f"{row['kind']}-{row['key']}": row["label"] for row in matching}
+    with contextlib.ExitStack() as held:
+        for stem, label in names.items():
+            lock = cache_dir() / f"{stem}.lock"  # left by a process that makes it, or that was killed then
+            try:
+                if lock.exists():
+                    held.enter_context(FileLock(lock, timeout=0))
+            except Timeout as error:
+                raise UserError(
+                    f"cache rm: {label or stem} is being made by another process; wait for it or end it, then "
+                    "repeat. Nothing was removed"
+                ) from error
+        for stem in names:
+            for path in cache_dir().glob(f"{stem}.*"):
+                path.unlink()
+    return [label or stem for stem, label in names.items()]
 
 
 def promote(stage: Stage, *, folder: Path = ZOO) -> Path:
-    """Copy a cached stage into the zoo, floating tensors as fp16."""
+    """Copy a stage into the zoo, floating tensors as fp16. Who made it stays on record beside who copied it."""
     artifact = find(stage)
     if artifact is None:
         raise UserError(f"promote: {stage.label} is not in the cache; train it first")
     tensors = {n: t.half() if t.is_floating_point() else t for n, t in artifact.tensors.items()}
-    return put(stage, tensors, artifact.meta, folder=folder).path
+    document = json.loads(artifact.path.with_suffix(".json").read_text())
+    origin = {"promoted_by": provenance()}
+    origin |= {name: document[name] for name in ("made_by", "promoted_by") if name in document}
+    return put(stage, tensors, artifact.meta, folder=folder, origin=origin).path
 
 
 def duration(seconds: float) -> str:

@@ -15,10 +15,11 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has its own stage store and results folder unless it sets others itself."""
+    """Every test has its own stage store, results folder and allowance for what is made unasked."""
     folder = tmp_path_factory.mktemp("isolated")
     monkeypatch.setenv("MIDRE_CACHE", str(folder / "cache"))
     monkeypatch.setenv("RESULTS_DIR", str(folder / "results"))
+    monkeypatch.setattr("lib.run.progress._UNASKED", [])
 
 
 @pytest.fixture

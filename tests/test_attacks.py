@@ -309,7 +309,7 @@ def test_a_checkpoint_of_another_attack_is_refused(
 ) -> None:
     checkpoint = Checkpoint(tmp_path / "attack.checkpoint", every=0)
     run("ppa", target, prior, [0, 1], checkpoint=checkpoint)
-    with pytest.raises(UserError, match="checkpoint"):
+    with pytest.raises(UserError, match="checkpoint: .* remove it with `python -m lib.run cache rm attack`"):
         run("ppa", target, prior, [0, 1], checkpoint=checkpoint, seed=8)
 
 

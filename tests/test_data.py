@@ -3,8 +3,10 @@ checks of a world find what they are for."""
 
 from __future__ import annotations
 
+import errno
 import io
 import tarfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from lib.data.archives import data_dir, dataset, unpack
 from lib.data.decode import decode, decode_all
 from lib.data.sources import digits, folder
 from lib.data.splits import choose_people, cut_by_name, hold_out, split_photos
-from lib.data.world import move_down
+from lib.data.world import data_stage, move_down
 from lib.errors import UserError
 from lib.setups import load_setup
 from lib.setups.schema import FOLDER
@@ -203,6 +205,64 @@ def test_a_broken_archive_is_one_clear_error_and_leaves_nothing(tmp_path, kind):
     assert {path.name for path in tmp_path.iterdir()} <= {"a.tgz"}
 
 
+def zeroed(content: bytes, start: int, length: int) -> bytes:
+    return content[:start] + bytes(length) + content[start + length :]
+
+
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9, "checksum", "cut", "cut checksum"])
+def test_a_damaged_stream_is_never_unpacked(tmp_path, part):
+    noise = np.random.default_rng(0)
+    archive = write_tar(tmp_path / "a.tgz", *((f"a/{i}.png", noise.bytes(5000)) for i in range(9)))
+    whole = archive.read_bytes()
+    damaged = {
+        "checksum": zeroed(whole, len(whole) - 8, 4),
+        "cut": whole[: len(whole) // 2],
+        "cut checksum": whole[:-4],
+    }
+    archive.write_bytes(damaged[part] if part in damaged else zeroed(whole, int(part * len(whole)), 64))
+    with pytest.raises(UserError, match="a.tgz: not a whole tar archive .*; download it again"):
+        unpack(archive, tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
+
+
+def test_a_header_wiped_out_in_an_archive_without_checksums_is_noticed(tmp_path):
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        for i in range(3):
+            info = tarfile.TarInfo(f"a/{i}.png")
+            info.size = 512
+            tar.addfile(info, io.BytesIO(b"x" * 512))
+    whole = archive.read_bytes()
+    for wiped in (zeroed(whole, 1024, 512), zeroed(whole, 1024, 100), whole[:1100], whole[:1024]):
+        archive.write_bytes(wiped)
+        with pytest.raises(UserError, match="not a whole tar archive"):
+            unpack(archive, tmp_path / "target")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+    archive.write_bytes(whole)
+    unpack(archive, tmp_path / "target")
+    assert sorted(path.name for path in (tmp_path / "target" / "a").iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_a_disk_that_takes_no_more_is_not_called_a_broken_archive(tmp_path, monkeypatch, reason):
+    archive = write_tar(tmp_path / "a.tgz", *((f"a/{i}.png", bytes(500_000)) for i in range(4)))
+    copy, copied = tarfile.copyfileobj, []
+
+    def fill(*arguments, **options):
+        copied.append(1)
+        if len(copied) == 3:
+            raise OSError(reason, "as simulated")
+        return copy(*arguments, **options)
+
+    monkeypatch.setattr(tarfile, "copyfileobj", fill)
+    full = r"the disk is full; unpacking takes about 2 MB in .*, \d+ MB are free there; make room"
+    message = full if reason != errno.EACCES else "could not be unpacked into .*as simulated"
+    with pytest.raises(UserError, match=f"a.tgz: {message}.*point MIDRE_CACHE") as error:
+        unpack(archive, tmp_path / "target")
+    assert "download" not in str(error.value) and len(copied) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
+
+
 def test_data_sets_are_found_as_a_folder_or_unpacked_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MIDRE_DATA", str(tmp_path))
     with pytest.raises(UserError, match="expected UTKFace/ or utkface-96.tgz .* found neither"):
@@ -256,6 +316,54 @@ def test_every_mode_becomes_rgb(tmp_path):
         assert np.abs(found.astype(int) - wanted).max() <= 8, mode
     print_colours = decode(saved(tmp_path, colour.convert("CMYK"), "tif"), SIDE)
     assert np.abs(print_colours.astype(int) - rgb.transpose(2, 0, 1)).mean() < 3
+
+
+def test_a_dark_photo_of_16_bits_stays_dark(tmp_path):
+    values = np.full((SIDE, SIDE), 200, np.uint16)
+    assert decode(saved(tmp_path, Image.fromarray(values)), SIDE).max() == 0, "200 of 65535 is black"
+    assert decode(saved(tmp_path, Image.fromarray(values), "tif"), SIDE).max() == 0
+    big_endian = Image.frombytes("I;16B", (SIDE, SIDE), values.astype(">u2").tobytes())
+    assert decode(saved(tmp_path, big_endian, "tif"), SIDE).max() == 0
+    wide = Image.fromarray(values.astype(np.int32))
+    assert (decode(saved(tmp_path, wide, "tif"), SIDE) == 200).all(), "32 bits do not say what white is"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_as_its_orientation_says(tmp_path, orientation, suffix):
+    upright = np.zeros((24, 16, 3), np.uint8)  # two bright corners, the left one brighter
+    upright[:8, :8], upright[:8, 8:] = 250, 120
+    stored = {  # how the camera held that way wrote it: the inverse of what a viewer has to do
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / f"photo.{suffix}"
+    options = {} if suffix in ("png", "tif") else {"quality": 95}
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, **options)
+    wanted = upright[4:20].transpose(2, 0, 1).astype(int)
+    assert np.abs(decode(path, 16) - wanted).max() <= 24
+
+
+def test_odd_exif_data_do_not_make_a_photo_unreadable(tmp_path):
+    exif = Image.Exif()
+    exif[274], exif[271], exif[37510] = 6, "maker", "comment"
+    good, noise = bytearray(exif.tobytes()), np.random.default_rng(0)
+    image = Image.fromarray(np.full((SIDE, 2 * SIDE, 3), 90, np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what it skips
+        for _ in range(300):
+            odd = bytearray(good)
+            odd[int(noise.integers(6, len(odd)))] = int(noise.integers(256))
+            image.save(tmp_path / "odd.jpg", exif=bytes(odd[: int(noise.integers(20, 2 * len(odd)))]))
+            assert decode(tmp_path / "odd.jpg", SIDE).shape == (3, SIDE, SIDE)
 
 
 def test_transparency_is_laid_over_black(tmp_path):
@@ -354,6 +462,14 @@ def test_a_world_of_ones_own_photos(tmp_path):
     assert checks.shared_people(world) == {"public": 0, "public_held_out": 0, "verifier": 0}
     again = load_world(folder_setup(tmp_path, private, public))
     assert torch.equal(again.train.pixels, world.train.pixels) and again.train.files == world.train.files
+
+
+def test_only_worlds_of_ones_own_photos_were_read_anew_when_orientation_came(tmp_path):
+    own = data_stage(folder_setup(tmp_path, tmp_path, tmp_path))
+    mixed = data_stage(folder_setup(tmp_path, tmp_path, tmp_path, private={"source": "lfw"}))
+    assert own.version == mixed.version == 2
+    known = [load_setup(name) for name in ("digits", "lfw64", "lfw64_funneled")]
+    assert {data_stage(setup).version for setup in known} == {1}, "their stages are shipped and cached"
 
 
 def test_bad_sources_of_a_world_are_one_clear_error(tmp_path):

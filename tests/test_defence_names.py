@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.defences import Term, canonical, parse, spell
+from lib.defences import Term, applied, canonical, parse, spell
 from lib.errors import UserError
 
 
@@ -46,6 +46,13 @@ def test_a_setups_constants_decide_what_may_be_left_out():
     overrides = {"re": {"value": "black"}}
     assert canonical("re(.1,.4,value=black)", overrides) == "re(0.1,0.4)"
     assert canonical("re(.1,.4,value=grey)", overrides) == "re(0.1,0.4,value=grey)"
+
+
+def test_overrides_apply_to_the_terms_they_name():
+    overrides = {"re": {"value": "black"}, "fe": {"value": "mean"}, "early": {}}
+    assert applied("re(.1,.4)+fewer(.5)", overrides) == {"re": {"value": "black"}}
+    assert applied("fewer(0.5)", overrides) == {}, "fe is no term of it"
+    assert applied("early(0.5)", overrides) == {}, "nothing is changed"
 
 
 def test_a_truth_value_is_not_the_number_one():

@@ -54,7 +54,7 @@ EXPECTED_TOP = {
     "results",
     "tests",
 }
-TOOLS = {"jupyterlab", "ipykernel", "nbval", "nbstripout", "pytest-xdist", "ruff"}  # used, never imported
+TOOLS = {"jupyterlab", "ipykernel", "nbstripout", "pytest-xdist", "ruff"}  # used, never imported
 IMPORT_NAMES = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml", "ipython": "IPython"}
 PYTHON_FILES = sorted([*(ROOT / "lib").rglob("*.py"), *(ROOT / "tests").rglob("*.py")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -1,5 +1,6 @@
 """Networks: normalisation inside, features and logits in one pass, weights loaded strictly and never executed."""
 
+import hashlib
 import pickle
 import sys
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from lib.errors import UserError
 from lib.models import build_classifier, classifier_from, load_external, load_weights
+from lib.models.external import external_config
 from lib.runtime import frozen
 
 SPECS = [
@@ -115,6 +117,30 @@ def tiny_network() -> nn.Module:
     )
 
 
+class Returning(nn.Module):
+    """A tiny network with something wrong: it returns ``answer`` of its layers' logits, or has an idle layer."""
+
+    def __init__(self, answer) -> None:
+        super().__init__()
+        self.layers, self.idle, self.answer = tiny_network(), nn.Linear(1, 1), answer
+
+    def forward(self, images):
+        return self.answer(self.layers(images))
+
+
+def pair_network() -> nn.Module:
+    return Returning(lambda logits: (logits, logits))
+
+
+def map_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 3, 3), nn.Identity())
+
+
+def idle_network() -> nn.Module:
+    return Returning(lambda logits: logits)
+
+
+MADE = {made.__name__: made for made in (pair_network, map_network, idle_network)}
 FACTORY = f"{__name__}:tiny_network"
 
 
@@ -170,12 +196,58 @@ def test_a_pickle_offered_as_checkpoint_is_never_executed(tmp_path, monkeypatch,
         ({"factory": "nowhere:nothing"}, "factory"),
         ({"factory": "builtins:dict"}, "Module"),
         ({"weights": "absent.pt"}, "absent.pt"),
-        ({"class_names": ["one"]}, "class names"),
+        ({"factory": ":"}, "factory"),
+        ({"class_names": ["one"]}, "1 class names given, the network has 3 classes"),
+        ({"class_names": ["a", "b", "a"]}, r"class_names: expected each name once, got a again"),
+        ({"class_names": [1, 2, 3]}, r"target\.network\.class_names\[0\]: expected str, got 1"),
+        ({"weights": None}, "key 'weights' is missing"),
+        ({"colour": 1}, "unknown key 'colour'"),
+        ({"mean": [0.5]}, r"target\.network\.mean: expected three numbers, a channel each, got \[0\.5\]"),
+        ({"mean": 0.5}, r"target\.network\.mean: expected list, got 0\.5"),
+        ({"mean": ["a", 0, 0]}, r"target\.network\.mean\[0\]: expected float, got 'a'"),
+        ({"mean": [float("nan")] * 3}, r"target\.network\.mean: expected three numbers"),
+        ({"std": [1, 0, 1]}, r"target\.network\.std: expected numbers above 0"),
+        ({"image_size": 2}, "does not take images 3 x 2 x 2 .* set image_size"),
+        ({"factory": f"{__name__}:pair_network"}, "returns tuple, expected logits"),
+        (
+            {"factory": f"{__name__}:map_network", "feature_layer": "1"},
+            r"returns shape \(2, 3, 14, 14\), expected logits",
+        ),
+        (
+            {"factory": f"{__name__}:idle_network", "feature_layer": "idle"},
+            "feature_layer 'idle' is never used",
+        ),
     ],
 )
 def test_bad_external_input_is_one_clear_error(tmp_path, importable, options, word):
     path = tmp_path / "w.safetensors"
-    save_file(tiny_network().state_dict(), path)
+    factory = options.get("factory", FACTORY)
+    save_file(MADE.get(factory.partition(":")[2], tiny_network)().state_dict(), path)
+    given = {"factory": FACTORY, "weights": path, "image_size": 16, **options}
     with pytest.raises(UserError, match=word) as error:
-        load_external(**{"factory": FACTORY, "weights": path, "image_size": 16, **options})
+        load_external(**{key: value for key, value in given.items() if value is not None})
     assert "\n" not in str(error.value)
+
+
+def test_weights_in_the_home_folder_are_found(tmp_path, importable, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(tiny_network().state_dict(), tmp_path / "w.safetensors")
+    options = {"factory": FACTORY, "weights": "~/w.safetensors"}
+    assert load_external(image_size=16, **options).num_classes == 3
+    assert (
+        external_config(options).digest()
+        == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+    )
+
+
+def test_classes_are_put_into_the_order_of_the_people(tmp_path, importable):
+    path = tmp_path / "w.safetensors"
+    save_file(tiny_network().state_dict(), path)
+    model = load_external(factory=FACTORY, weights=path, image_size=16, class_names=["c", "a", "b"])
+    images = torch.rand(2, 3, 16, 16)
+    before = model(images)
+    for _ in range(2):  # a second time changes nothing
+        model.number_like(["a", "b", "c"])
+        assert torch.equal(model(images), before[:, [1, 2, 0]]) and model.class_names == ["a", "b", "c"]
+    with pytest.raises(UserError, match="got none for d, e, f, g, h and 1 more"):
+        model.number_like(["a", "b", "c", *"defghi"])

@@ -60,13 +60,13 @@ def test_it_is_one_more_judge(stand_in, monkeypatch, tmp_path):
     assert set(table["metric"]) == {"verifier_match", "verifier_rank1_accuracy"}
     attack = book.headline_attacks()[0]
     seen = outside.judged(attack)
-    assert seen["reconstructions"].labels.tolist() == [k for k in range(3) for _ in range(outside.KEPT)]
+    assert seen.labels.tolist() == [k for k in range(3) for _ in range(outside.KEPT)]
     enrolled = outside.gallery(book.setup)
     assert len(torch.bincount(enrolled.people).unique()) == 1  # as many for everybody
-    by_hand = torch.nn.functional.normalize(seen["reconstructions"].features[outside.NAME]) @ (
+    by_hand = torch.nn.functional.normalize(seen.features[outside.NAME]) @ (
         torch.nn.functional.normalize(enrolled.enrolled).T
     )
-    first = enrolled.people[by_hand.argmax(1)] == seen["reconstructions"].labels
+    first = enrolled.people[by_hand.argmax(1)] == seen.labels
     row = table[(table["defence"] == "none") & (table["metric"] == "verifier_rank1_accuracy")].iloc[0]
     assert row["value"] == pytest.approx(float(first.float().mean()))
     calls = len(Network.seen)

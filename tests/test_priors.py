@@ -362,7 +362,7 @@ def test_checkpoint_of_another_training_is_refused(tmp_path):
     checkpoint = Checkpoint(tmp_path / "state")
     config = dataclasses.replace(CONFIG, steps=1)
     train_gan(smooth_images(), config=config, seed=0, checkpoint=checkpoint)
-    with pytest.raises(UserError, match="checkpoint"):
+    with pytest.raises(UserError, match="checkpoint: .* remove it with `python -m lib.run cache rm state`"):
         train_gan(smooth_images(), config=config, seed=1, checkpoint=checkpoint)
     with pytest.raises(UserError, match="checkpoint"):
         train_gan(smooth_images(39), config=config, seed=0, checkpoint=checkpoint)

@@ -313,9 +313,22 @@ def test_bad_readme_markers_are_errors(tmp_path, text, expected):
         refresh(text, folder=tmp_path)
 
 
-def test_readme_numbers_are_fresh():
+def test_readme_numbers_are_fresh_and_none_is_typed_by_hand():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert refresh(text) == text, "README.md is stale; run python -m lib.results.readme"
+    assert numbers_outside_markers(text) == [], "put these between <!-- number: ... --> markers"
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("Values with 95 % intervals, 95% confidence, a 90 %-interval or 95 %\nintervals", []),
+        ("it leaks 91.2 %, 7% less, 3\u202f% of people", ["91.2 %", "7%", "3\u202f%"]),
+        ("[85.3 %, 94.0 %] of 62 people at 64 px, `re(0.1,0.4)`", ["85.3 %", "94.0 %"]),
+    ],
+)
+def test_percentages_typed_by_hand_are_found(text, typed):
+    assert numbers_outside_markers(text) == typed
 
 
 def test_committed_results_fit_the_schema():

@@ -1,5 +1,7 @@
 """Setup and study files: everything shipped loads; unknown keys, wrong types and names are refused."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -7,7 +9,7 @@ from lib import attacks
 from lib.defences import build, canonical
 from lib.errors import UserError
 from lib.run.targets import recipe_of
-from lib.setups import load_setup, load_study, setup_names
+from lib.setups import load_setup, load_study, name_of, setup_names
 from lib.setups.schema import FOLDER
 
 
@@ -76,6 +78,33 @@ def test_missing_keys_unknown_names_and_broken_files(tmp_path):
     path.write_text("- a list")
     with pytest.raises(UserError, match="mapping"):
         load_setup(path)
+
+
+def test_a_setup_without_a_study_runs_on_the_usual_one():
+    assert load_study("mine") == replace(load_study("folder"), setup="mine")
+    assert load_study("digits").setup == "digits"
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", "", "two words"])
+def test_a_name_that_is_no_folder_name_is_refused(tmp_path, name):
+    content = yaml.safe_load((FOLDER / "digits.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**content, "name": name}))
+    with pytest.raises(UserError, match=r"mine\.yaml\.name: expected letters, digits, - and _"):
+        load_setup(tmp_path / "mine.yaml")
+
+
+def test_the_name_of_a_file_is_what_it_says_in_it(tmp_path):
+    content = yaml.safe_load((FOLDER / "digits.yaml").read_text())
+    (tmp_path / "file.yaml").write_text(yaml.safe_dump({**content, "name": "mine"}))
+    assert name_of(str(tmp_path / "file.yaml")) == "mine" and name_of("lfw64") == "lfw64"
+
+
+def test_a_given_network_has_one_length_and_no_frontier(tmp_path):
+    content = yaml.safe_load((FOLDER / "folder.yaml").read_text())
+    content["target"]["network"] = {"kind": "external", "factory": "a:b", "weights": "w"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    setup = load_setup(tmp_path / "mine.yaml")
+    assert setup.is_external and setup.multiples == {"none": [1.0]} and setup.snapshots == []
 
 
 def test_unknown_budget_and_attack():

@@ -17,6 +17,7 @@ import torch
 
 from lib import store
 from lib.errors import UserError
+from lib.run import zoo
 from lib.store import Checkpoint, Stage
 
 
@@ -133,6 +134,91 @@ def test_the_zoo_is_looked_up_after_the_cache_and_never_written(tmp_path, monkey
         store.promote(stage(seed=9))
 
 
+def record_of(path: Path) -> dict:
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+def test_a_promoted_stage_remembers_who_made_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "ZOO", tmp_path / "zoo")
+    monkeypatch.setattr(store, "provenance", lambda: {"device": "cuda", "revision": "then"})
+    assert "promoted_by" not in record_of(store.get(stage(), made()).path)
+    monkeypatch.setattr(store, "provenance", lambda: {"device": "cpu", "revision": "now"})
+    record = record_of(store.promote(stage(), folder=store.ZOO))
+    assert record["made_by"] == {"device": "cuda", "revision": "then"}
+    assert record["promoted_by"] == {"device": "cpu", "revision": "now"}
+    store.remove("a target")
+    monkeypatch.setattr(store, "provenance", lambda: {"device": "cpu", "revision": "later"})
+    assert record_of(store.promote(stage(), folder=store.ZOO)) == record, "a copy of the copy changes nothing"
+
+
+# --- the zoo as a whole -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> Path:
+    """A zoo of two stages, one of which no longer belongs, and a file beside them; two stages to promote."""
+    monkeypatch.setattr(store, "ZOO", tmp_path / "zoo")
+    monkeypatch.setattr(zoo, "zoo_stages", lambda setup: [stage(seed=seed) for seed in (0, 1, 2)])
+    for seed in (0, 9):
+        store.put(stage(seed=seed), {"weights": torch.zeros(1)}, {"steps": 1}, folder=store.ZOO)
+    (store.ZOO / "README.md").write_text("the old card")
+    (store.ZOO / "NOTICE").write_text("kept")
+    for seed in (0, 1):
+        store.put(stage(seed=seed), {"weights": torch.ones(1)}, {"steps": 7})
+    return store.ZOO
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_promoting_replaces_the_zoo_and_writes_its_card(shipped):
+    written = zoo.promote_zoo("digits")
+    stems = [stage(seed=seed).stem for seed in (0, 1)]
+    assert written == [shipped / f"{stem}.safetensors" for stem in stems]
+    wanted = {f"{stem}.{suffix}" for stem in stems for suffix in ("json", "safetensors")}
+    assert set(contents(shipped)) == wanted | {"README.md", "NOTICE"}
+    assert "| a target | 7 steps | 0.0 MB |" in (shipped / "README.md").read_text()
+    assert [path.name for path in shipped.parent.iterdir()] == ["zoo"], "nothing stays beside it"
+    before = contents(shipped)
+    for seed in (0, 1):
+        store.remove(stage(seed=seed).key)
+    zoo.promote_zoo("digits")
+    assert contents(shipped) == before, "what is only in the zoo stays in it"
+
+
+def test_a_zoo_that_is_too_big_leaves_the_old_one_whole(shipped, monkeypatch):
+    before = contents(shipped)
+    store.get(stage(seed=2), lambda checkpoint: ({"weights": torch.zeros(1_000_000)}, {}))
+    monkeypatch.setattr(zoo, "LIMIT_MEGABYTES", 1)
+    with pytest.raises(
+        UserError, match="the zoo would have 2 MB, at most 1 are shipped; it was left as it is"
+    ):
+        zoo.promote_zoo("digits")
+    assert contents(shipped) == before and [path.name for path in shipped.parent.iterdir()] == ["zoo"]
+
+
+def test_a_zoo_that_cannot_be_written_leaves_the_old_one_whole(shipped, monkeypatch):
+    before, rename = contents(shipped), Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError("as simulated")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="simulated"):
+        zoo.promote_zoo("digits")
+    assert contents(shipped) == before
+    monkeypatch.undo()
+
+
+def test_nothing_to_promote_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr(zoo, "zoo_stages", lambda setup: [stage(seed=5)])
+    with pytest.raises(UserError, match="no stage of digits is made yet; `make run SETUP=digits` first"):
+        zoo.promote_zoo("digits")
+
+
 def _race(log: Path, cache: str) -> None:
     os.environ["MIDRE_CACHE"] = cache
 
@@ -157,6 +243,125 @@ def test_of_two_processes_one_makes_the_stage_and_the_other_waits_for_it(tmp_pat
     assert [racer.exitcode for racer in racers] == [0, 0]
     (maker,) = log.read_text().split()
     assert log.with_suffix(".seen").read_text().split() == [f"{float(maker)}"] * 2
+
+
+# --- unfinished stages --------------------------------------------------------------------------------
+
+
+def cached() -> list[dict]:
+    return [row for row in store.listing() if row["place"] == "cache"]
+
+
+def begin(of: Stage) -> None:
+    """Begin a stage and be interrupted after its first checkpoint."""
+
+    def killed(checkpoint: Checkpoint):
+        checkpoint.save({"step": 3, "weights": torch.zeros(50_000)}, force=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.get(of, killed)
+
+
+def test_an_unfinished_stage_is_listed_and_removed_as_its_messages_say():
+    store.get(stage(seed=1), made())
+    begin(stage())
+    finished, unfinished = cached()
+    assert (finished["state"], finished["label"], finished["seconds"]) == ("finished", "a target", 0.0)
+    assert unfinished == {
+        "place": "cache",
+        "state": "unfinished",
+        "key": stage().key,
+        "kind": "target",
+        "label": "a target",
+        "megabytes": 0.2,
+        "seconds": None,
+    }
+    checkpoint = Checkpoint(store.cache_dir() / f"{stage().stem}.checkpoint")
+    assert checkpoint.removal == f"`python -m lib.run cache rm {stage().key}`"
+    assert store.remove(stage().key) == ["a target"]
+    assert not list(store.cache_dir().glob(f"{stage().stem}.*")), "neither checkpoint nor lock stay"
+    assert store.exists(stage(seed=1)) and [row["key"] for row in cached()] == [stage(seed=1).key]
+
+
+def test_a_checkpoint_of_before_labels_is_resumed_and_listed_by_its_file_name():
+    path = store.cache_dir() / f"{stage().stem}.checkpoint"
+    path.parent.mkdir(parents=True)
+    torch.save({"step": 3, "fingerprint": "x", "weights": torch.ones(4)}, path)  # the bare state, as it was
+    (row,) = cached()
+    assert (row["state"], row["kind"], row["key"], row["label"]) == ("unfinished", "target", stage().key, "")
+
+    def resume(checkpoint: Checkpoint):
+        state = checkpoint.load()
+        assert state["step"] == 3 and torch.equal(state["weights"], torch.ones(4))
+        checkpoint.save({**state, "step": 4}, force=True)
+        assert checkpoint.load()["step"] == 4
+        (row,) = cached()
+        assert row["label"] == "a target", "written anew it says what it is"
+        return {"weights": torch.zeros(1)}, {}
+
+    store.get(stage(), resume)
+    assert [row["state"] for row in cached()] == ["finished"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"], ids=["lock only", "empty", "text"])
+def test_whatever_an_abandoned_stage_left_can_be_removed(content):
+    cache = store.cache_dir()
+    cache.mkdir(parents=True)
+    (cache / f"{stage().stem}.lock").touch()
+    if content is not None:
+        (cache / f"{stage().stem}.checkpoint").write_bytes(content)
+    (row,) = cached()
+    assert (row["state"], row["label"], row["megabytes"]) == ("unfinished", "", 0.0)
+    assert store.remove(stage().key) == [stage().stem]
+    assert not list(cache.iterdir())
+
+
+def _hold(cache: str, begun, ended) -> None:
+    os.environ["MIDRE_CACHE"] = cache
+
+    def make(checkpoint: Checkpoint):
+        checkpoint.save({"step": 3}, force=True)
+        begun.set()
+        ended.wait(60)
+        return {"weights": torch.zeros(1)}, {}
+
+    store.get(stage(), make)
+
+
+def test_what_another_process_makes_is_not_removed_nor_is_anything_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIDRE_CACHE", str(tmp_path))
+    store.get(stage(seed=1), made())
+    context = multiprocessing.get_context("fork")
+    begun, ended = context.Event(), context.Event()
+    maker = context.Process(target=_hold, args=(str(tmp_path), begun, ended))
+    maker.start()
+    try:
+        assert begun.wait(60)
+        assert [row["state"] for row in cached()] == ["finished", "unfinished"]
+        for pattern in (stage().key, "target"):
+            with pytest.raises(
+                UserError, match="a target is being made by another process; .* Nothing was removed"
+            ):
+                store.remove(pattern)
+        assert store.exists(stage(seed=1)) and (tmp_path / f"{stage().stem}.checkpoint").exists()
+    finally:
+        ended.set()
+        maker.join(60)
+    assert maker.exitcode == 0 and store.exists(stage())
+    assert store.remove("target") == ["a target"] * 2 and not list(tmp_path.iterdir())
+
+
+def test_the_command_lists_and_removes_unfinished_stages(capsys):
+    from lib.run.__main__ import main
+
+    begin(stage())
+    assert main(["cache", "ls"]) == 0
+    assert "unfinished" in (listed := capsys.readouterr().out) and stage().key in listed
+    assert main(["cache", "rm", stage().key]) == 0
+    assert capsys.readouterr().out == "removed a target\n"
+    assert main(["cache", "rm", stage().key]) == 2
+    assert "no cached stage matches" in capsys.readouterr().err
 
 
 # --- damage -------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from lib.run import (
     inversion,
     inversion_report,
     measures,
+    notebooks,
     targets,
     tradeoff_report,
 )
@@ -38,6 +39,7 @@ from lib.run.plan import plan
 from lib.run.tables import pivot, readable
 from lib.run.workbook import Workbook, open_workbook, slug
 from lib.setups import load_setup
+from lib.setups.schema import FOLDER
 from lib.statistics import Interval
 from lib.training import train_classifier
 
@@ -109,6 +111,30 @@ def test_unknown_key_and_wrong_type_in_a_setup_are_refused(tmp_path):
             open_workbook(str(path))
 
 
+def test_a_renamed_copy_of_a_setup_runs_on_the_usual_study(tmp_path, monkeypatch):
+    copy = tmp_path / "faces of mine.yaml"
+    copy.write_text((FOLDER / "folder.yaml").read_text().replace("name: folder", "name: mine"))
+    own, usual = open_workbook(str(copy)), open_workbook("folder")
+    assert own.setup.name == own.study.setup == "mine" and own.defences == usual.defences
+    assert replace(own.study, setup="folder") == usual.study
+    seen = {}
+    monkeypatch.setattr(notebooks, "run_notebooks", lambda *_, results, **__: seen.update(folder=results))
+    notebooks.run_setup(str(copy), names=["01"])
+    assert seen["folder"] == results.run_dir("mine"), "where its tables and figures are, too"
+    with pytest.raises(UserError, match="expected complete runs in results/runs/mine, missing"):
+        notebooks.publish(str(copy))
+
+
+def test_results_of_a_renamed_setup_carry_its_name(tmp_path):
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({**TINY, "name": "mine"}))
+    mine = open_workbook(str(tmp_path / "x.yaml"), ["none"], [0], [0])
+    table = mine.invert([mine.attack("none"), mine.attack("none", budget="quick")])
+    assert set(table["setup"]) == {"mine"} and table.groupby("budget")["headline"].first().to_dict() == {
+        "headline": 1,
+        "quick": 0,
+    }
+
+
 def test_empty_parameters_mean_the_study_and_names_become_canonical(book):
     assert open_workbook("digits").defences[:2] == ("none", "re(0.1,0.4)")
     assert book.defences == ("none", "re(0.1,0.4)") and book.study.setup == "digits"
@@ -142,6 +168,44 @@ def test_stage_keys_follow_what_determines_them(book):
     assert base.values["learning_rate"] == 0.1 and base.values["candidates"] == 6, (
         "the prior's constants, then the budget's"
     )
+
+
+def test_overridden_constants_are_in_the_keys_where_they_apply(book):
+    plain = book.setup
+    evaluators = {**plain.evaluators, "panel_1": replace(plain.evaluators["panel_1"], defence="re(0.1,0.4)")}
+    plain = replace(plain, evaluators=evaluators)
+    black = replace(plain, defences={"re": {"value": "black"}, "fe": {}})
+
+    def changed(make) -> bool:
+        return make(plain).key != make(black).key
+
+    assert changed(lambda setup: targets.target_stage(setup, "re(.1,.4)", 0, 1))
+    assert changed(lambda setup: targets.judge_stage(setup, "panel_1")), "its training erases"
+    for defence in ("none", "fe(0.5)", "fewer(0.5)"):
+        assert not changed(lambda setup: targets.target_stage(setup, defence, 0, 1)), defence  # noqa: B023
+    assert not changed(lambda setup: targets.judge_stage(setup, "main"))
+    feint = replace(plain, defences={"fe": {"value": "mean"}})
+    assert (
+        targets.target_stage(feint, "fewer(0.5)", 0, 1).key
+        == targets.target_stage(plain, "fewer(0.5)", 0, 1).key
+    )
+
+
+def test_an_explicit_constant_survives_the_setups_override(book, toy):
+    path = toy / "black.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "defences": {"re": {"value": "black"}}}))
+    black = open_workbook(str(path), ["none", "re(.1,.4,value=black)", "re(.1,.4,value=grey)"], [0], [0])
+    names = ("none", "re(0.1,0.4)", "re(0.1,0.4,value=grey)")
+    assert black.defences == ablations.with_defences(black, black.defences, ()).defences == names
+    for name, value in zip(names[1:], ("black", "grey"), strict=True):
+        assert (
+            black.attack(name).defence
+            == targets.target_stage(black.setup, name, 0, 1).params["defence"]
+            == name
+        )
+        (made,) = build(name, black.setup.defences)
+        assert made.law.value == value and made.name == name
+    assert targets.multiples_of(black.setup, "re(.1,.4,value=black)") == [1], "the setup's own list"
 
 
 @pytest.mark.parametrize(
@@ -420,7 +484,8 @@ def test_equal_pixels_pair_each_defence_with_a_shorter_nodef(book, measured):
                 "defence": run.defence,
                 "pixels": run.pixels,
                 "metric": "AttAcc, main",
-                "values": np.full(3, values[run.defence].pop(0)),
+                "values": np.full((1, 3), values[run.defence].pop(0)),
+                "photos": None,
             }
             for run in runs
         ]
@@ -444,7 +509,7 @@ def test_exposure_of_the_places(book):
 
 def test_places_are_compared_person_by_person(book, measured):
     frame = ablations.places(book)
-    assert len(frame) == 2 * 4 and all(len(values) == 3 for values in frame["values"])
+    assert len(frame) == 2 * 4 and all(values.shape == (1, 3) for values in frame["values"])
     compared = ablations.against(frame, "none")
     own = frame[frame.metric == "AttAcc, main"].set_index("defence")["values"]
     (difference,) = compared[compared.metric == "AttAcc, main"].comparison

@@ -98,6 +98,7 @@ def _resume(checkpoint: Checkpoint | None, fingerprint: str) -> dict[str, Any] |
     state = checkpoint.load() if checkpoint else None
     if state is not None and state["fingerprint"] != fingerprint:
         raise UserError(
-            "checkpoint: expected one of this attack, got one of other labels, budget or seed; remove it"
+            "checkpoint: expected one of this attack, got one of other labels, budget or seed; remove it with "
+            + checkpoint.removal
         )
     return state

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -17,6 +19,8 @@ LAYOUTS = {
     "lfw": ("lfw-deepfunneled", "lfw-deepfunneled.tgz", "Labeled Faces in the Wild, deep-funneled"),
     "utkface": ("UTKFace", "utkface-96.tgz", "UTKFace, aligned and cropped"),
 }
+FULL = (errno.ENOSPC, errno.EDQUOT)
+BLOCK = 4096  # bytes of disk that a small file takes at least
 
 
 def data_dir() -> Path:
@@ -61,13 +65,41 @@ def dataset(name: str) -> Path:
 def unpack(archive: Path, target: Path) -> None:
     """Unpack a tar archive of plain files into ``target``, which appears only when all of it is there.
 
+    The archive is read once to its end before anything is written.
+
     Raises:
-        UserError: the archive is empty or damaged, or has an absolute or parent path, a link or a device.
+        UserError: the archive is empty or damaged, or has an absolute or parent path, a link or a device; or
+            the disk is full.
     """
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=".unpacking-"))
+    needed = _checked_size(archive) / 1e6
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as aside:
+            whole = Path(aside) / "whole"
+            with tarfile.open(archive) as tar:
+                tar.extractall(whole, filter="data")
+            os.replace(whole, target)
+    except (tarfile.TarError, OSError) as error:
+        if getattr(error, "errno", None) in FULL:
+            free = shutil.disk_usage(target.parent).free / 1e6
+            raise UserError(
+                f"{archive}: the disk is full; unpacking takes about {needed:.0f} MB in {target.parent}, "
+                f"{free:.0f} MB are free there; make room or point MIDRE_CACHE elsewhere"
+            ) from error
+        raise UserError(
+            f"{archive}: could not be unpacked into {target.parent} ({error}); "
+            "point MIDRE_CACHE at a folder you may write to"
+        ) from error
+
+
+def _checked_size(archive: Path) -> int:
+    """Bytes on disk that the files of a whole and harmless archive take.
+
+    tarfile takes whatever is not a header for the end. So a closing block has to be there, only padding may
+    follow it, and the stream is read to its end, where the checksum is.
+    """
+    size = count = 0
     try:
         with tarfile.open(archive) as tar:
-            count = 0
             for member in tar:
                 path = PurePosixPath(member.name)
                 if path.is_absolute() or ".." in path.parts:
@@ -76,12 +108,15 @@ def unpack(archive: Path, target: Path) -> None:
                     )
                 if not (member.isfile() or member.isdir()):
                     raise UserError(f"{archive}: refused, {member.name!r} is a link or a device, not a file")
-                tar.extract(member, aside, filter="data")
+                size += -(-member.size // BLOCK) * BLOCK
                 count += member.isfile()
-        if count == 0:
-            raise UserError(f"{archive}: expected images, the archive is empty; download it again")
-        os.replace(aside, target)
-    except (tarfile.TarError, EOFError, OSError) as error:
+            if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("it ends early")
+            while rest := tar.fileobj.read(1 << 20):
+                if rest.strip(b"\0"):
+                    raise tarfile.ReadError("a damaged header, or something behind the last file")
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{archive}: not a whole tar archive ({error}); download it again") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    if count == 0:
+        raise UserError(f"{archive}: expected images, the archive is empty; download it again")
+    return size

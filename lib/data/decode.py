@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lib.errors import UserError
@@ -17,7 +17,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def decode(path: Path, size: int, crop: int | None = None) -> np.ndarray:
-    """Read ``path`` as RGB, cut the centre, resize.
+    """Read ``path`` as RGB, turn it upright (EXIF orientation), cut the centre, resize.
 
     Grey, palette, RGBA (over black), CMYK and 16-bit images are converted.
 
@@ -34,6 +34,7 @@ def decode(path: Path, size: int, crop: int | None = None) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
+            _turn_upright(image)
             rgb = _to_rgb(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(
@@ -61,10 +62,21 @@ def decode_all(paths: Sequence[Path], size: int, crop: int | None = None) -> Ten
     return torch.from_numpy(np.stack(arrays))
 
 
+def _turn_upright(image: Image.Image) -> None:
+    """Turn ``image`` as its EXIF orientation says; a phone stores how it was held, not upright pixels.
+
+    The raw EXIF data are dropped once read: Pillow would write them anew, which fails on odd ones.
+    """
+    image.getexif()
+    image.info.pop("exif", None)
+    ImageOps.exif_transpose(image, in_place=True)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # 16- or 32-bit grey: scale, do not clip
         values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
+        # I;16 says what white is, however dark the photo; I and F do not
+        top = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 255.0
         return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")

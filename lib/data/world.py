@@ -38,8 +38,11 @@ class World:
 
 
 def data_stage(setup: Setup) -> Stage:
+    """Version 2 turns photos upright and keeps dark 16-bit ones dark. The known data sets have neither kind
+    and stay at version 1, so that nothing made from them is orphaned."""
     params = {"setup": setup.name, "size": setup.image_size, **store.essentials(setup.data)}
-    return Stage("data", f"{setup.name} photos", params, version=1)
+    own = "folder" in (setup.data.private.source, setup.data.public.source)
+    return Stage("data", f"{setup.name} photos", params, version=2 if own else 1)
 
 
 def load_world(setup: Setup) -> World:

@@ -5,7 +5,7 @@ a defence in tables, stage keys and figures. A new file ``<name>.py`` with one s
 :class:`lib.training.interface.Defence` is a new defence; nothing has to be registered.
 """
 
-from lib.defences.names import Term, canonical, constants, parse, spell
+from lib.defences.names import Term, applied, canonical, constants, parse, spell
 from lib.defences.registry import build, defence_class, names
 
-__all__ = ["Term", "build", "canonical", "constants", "defence_class", "names", "parse", "spell"]
+__all__ = ["Term", "applied", "build", "canonical", "constants", "defence_class", "names", "parse", "spell"]

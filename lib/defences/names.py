@@ -82,6 +82,12 @@ def canonical(text: str, overrides: Overrides | None = None) -> str:
     return spell(terms)
 
 
+def applied(text: str, overrides: Overrides) -> dict[str, dict[str, Any]]:
+    """Those of a setup's ``overrides`` that change a term of a composition; empty ones are left out."""
+    used = {term.name for term in parse(text)}
+    return {name: dict(changes) for name, changes in overrides.items() if name in used and changes}
+
+
 def constants(name: str) -> dict[str, Any]:
     """The defaults of a defence's keywords, from ``<name>.yaml`` beside it; empty without such a file."""
     path = Path(__file__).with_name(f"{name}.yaml")

@@ -100,11 +100,11 @@ class _Run:
             "history": self.history,
         }
 
-    def restore(self, state: dict[str, Any], fingerprint: str) -> None:
+    def restore(self, state: dict[str, Any], fingerprint: str, removal: str) -> None:
         if state.get("fingerprint") != fingerprint:
             raise UserError(
                 "GAN checkpoint: expected one of this training (same configuration, seed and images), got "
-                "another's; remove the .checkpoint file and start again"
+                f"another's; remove it with {removal} and start again"
             )
         for name in ("generator", "discriminator", "average"):
             getattr(self, name).load_state_dict(state[name])
@@ -155,7 +155,7 @@ def train_gan(
     checkpoint = checkpoint or Checkpoint()
     saved = checkpoint.load()
     if saved is not None:
-        run.restore(saved, fingerprint)
+        run.restore(saved, fingerprint, checkpoint.removal)
     sums = torch.zeros(6, device=device)
     while run.step < config.steps:
         sums += _step(run, images, config)

@@ -63,7 +63,7 @@ def refresh(text: str, *, folder: Path = PUBLISHED) -> str:
 
 def numbers_outside_markers(text: str) -> list[str]:
     """Percentages typed by hand, which nothing keeps fresh: for a test that wants none."""
-    return re.findall(r"\d+(?:\.\d+)? ?%(?! (?:interval|confidence))", _MARKER.sub("", text))
+    return re.findall(r"\d+(?:\.\d+)?\s?%(?![\s-](?:interval|confidence))", _MARKER.sub("", text))
 
 
 def _parse(query: str) -> dict[str, str]:

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "promote", _promote, "copy the networks that are shipped from the cache into results/zoo"
     )
     promote.add_argument("setup")
-    cache = command("cache", _cache, "list or remove cached stages")
+    cache = command("cache", _cache, "list or remove cached stages and unfinished trainings")
     cache.add_argument("action", choices=["ls", "rm"])
     cache.add_argument("pattern", nargs="?", help="rm: part of a key, kind or label")
     return parser
@@ -71,7 +71,6 @@ def _setup(options: argparse.Namespace) -> int:
     print(describe(plan(book)))
     if options.dry:
         return 0
-    os.environ["MIDRE_TRAIN"] = "1"
     chosen = {
         "defences": options.defences,
         "training_seeds": options.training_seeds,
@@ -88,7 +87,6 @@ def _setup(options: argparse.Namespace) -> int:
 def _smoke(_: argparse.Namespace) -> int:
     from lib.run.notebooks import run_smoke
 
-    os.environ["MIDRE_TRAIN"] = "1"
     for path, seconds in run_smoke():
         print(f"  {path.stem:<24} {seconds:6.1f} s")
     return 0

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lib import erasing, plots, results, statistics
 from lib.defences import build, canonical
+from lib.errors import UserError
 from lib.plots import label
 from lib.plots.style import grid, legend_below
 from lib.run import inversion, measures, targets
@@ -30,8 +31,18 @@ DRAWS = 4096  # masks per exposure map; standard error of a share below 0.8 poin
 
 def with_defences(book: Workbook, chosen: Sequence[str], usual: Sequence[str]) -> Workbook:
     """The workbook on the defences a notebook was given, else on the ``usual`` ones of its question; NoDef is
-    always the reference."""
-    names = dict.fromkeys(["none", *(canonical(name) for name in chosen or usual)])
+    always the reference.
+
+    Raises:
+        UserError: the target is a given network, so there is nothing to train.
+    """
+    if book.setup.is_external:
+        raise UserError(
+            f"{book.setup.name}: the target is a given network, so there is nothing to train and nothing for this "
+            "notebook to compare; notebooks 01 to 06 look at it"
+        )
+    overrides = book.setup.defences
+    names = dict.fromkeys(["none", *(canonical(name, overrides) for name in chosen or usual)])
     return replace(book, defences=tuple(names))
 
 
@@ -116,7 +127,7 @@ def exposure_attacks(
 
 def measure_exposure(book: Workbook, runs: Sequence[Run]) -> pd.DataFrame:
     """Train and attack every run (saved as usual); columns name, defence, share, shown, pixels, metric,
-    ``interval`` and the per-identity ``values`` (K,), means over seeds."""
+    ``interval``, the per-identity ``values`` (seeds, K) and the ``photos`` (K,) they are weighted by, if any."""
     rows: list[dict[str, Any]] = []
     for run, attacks in exposure_attacks(book, runs).items():
         book.train_at([(attack.defence, attack.training_seed, attack.multiple) for attack in attacks])
@@ -129,9 +140,21 @@ def measure_exposure(book: Workbook, runs: Sequence[Run]) -> pd.DataFrame:
             "pixels": run.pixels,
         }
         for metric, values in per_identity(book, attacks).items():
-            interval = statistics.nested_mean(values, seed=measures.SEED)
-            rows.append({**about, "metric": metric, "interval": interval, "values": values.mean(0)})
+            rows.append({**about, "metric": metric, **_mean(book, metric, values)})
     return pd.DataFrame(rows)
+
+
+def _mean(book: Workbook, metric: str, values: np.ndarray) -> dict[str, Any]:
+    """The mean of (seeds, K) with its interval: natural accuracy over photos, all else over identities."""
+    photos = book.test_photos if metric == "natural accuracy" else None
+    interval = statistics.nested_mean(values, photos=photos, seed=measures.SEED)
+    return {"interval": interval, "values": values, "photos": photos}
+
+
+def _paired(first: pd.Series, second: pd.Series) -> statistics.PairedComparison:
+    return statistics.compare_paired(
+        first["values"], second["values"], photos=first["photos"], seed=measures.SEED
+    )
 
 
 def per_identity(book: Workbook, attacks: Sequence[Attack]) -> dict[str, np.ndarray]:
@@ -169,8 +192,8 @@ def equal_pixels(frame: pd.DataFrame) -> pd.DataFrame:
         nearest = (nodef["pixels"] - ours["pixels"].iloc[0]).abs()
         control = nodef[nearest == nearest.min()]
         for metric in dict.fromkeys(frame["metric"]):
-            first, second = (part[part["metric"] == metric]["values"].iloc[0] for part in (ours, control))
-            compared = statistics.compare_paired(first, second, seed=measures.SEED)
+            first, second = (part[part["metric"] == metric].iloc[0] for part in (ours, control))
+            compared = _paired(first, second)
             about = {"defence": defence, "control": control["name"].iloc[0], "metric": metric}
             rows.append({**about, "comparison": compared})
     return pd.DataFrame(rows)
@@ -227,15 +250,12 @@ def _never(shares: Tensor, again: bool) -> float:
 
 
 def places(book: Workbook) -> pd.DataFrame:
-    """Every defence of the run at its headline length: columns defence, metric, interval, values."""
+    """Every defence of the run at its headline length: columns defence, metric, interval, values, photos."""
     rows = []
     for defence in book.defences:
         attacks = [book.attack(defence, seed) for seed in book.training_seeds]
         for metric, values in per_identity(book, attacks).items():
-            interval = statistics.nested_mean(values, seed=measures.SEED)
-            rows.append(
-                {"defence": defence, "metric": metric, "interval": interval, "values": values.mean(0)}
-            )
+            rows.append({"defence": defence, "metric": metric, **_mean(book, metric, values)})
     return pd.DataFrame(rows)
 
 
@@ -243,12 +263,11 @@ def against(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Every defence but NoDef minus ``reference``, paired by identity: columns defence, control, metric,
     comparison."""
     rows = []
-    base = frame[frame["defence"] == reference].set_index("metric")["values"]
-    for row in frame.itertuples():
-        if row.defence not in ("none", reference):
-            compared = statistics.compare_paired(row.values, base[row.metric], seed=measures.SEED)
-            about = {"defence": row.defence, "control": label(reference), "metric": row.metric}
-            rows.append({**about, "comparison": compared})
+    base = frame[frame["defence"] == reference].set_index("metric")
+    for _, row in frame.iterrows():
+        if row["defence"] not in ("none", reference):
+            about = {"defence": row["defence"], "control": label(reference), "metric": row["metric"]}
+            rows.append({**about, "comparison": _paired(row, base.loc[row["metric"]])})
     return pd.DataFrame(rows)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib import attacks, evaluation, store
 from lib.attacks import Reconstructions
 from lib.data import Images, load_world
 from lib.data.world import data_stage
 from lib.errors import UserError
+from lib.models import build_classifier
 from lib.priors import Eigenfaces, GanConfig, Prior, StylePrior, prior_from_state, train_gan
 from lib.run import targets
-from lib.run.progress import report
+from lib.run.progress import expected, report
 from lib.run.targets import Trained
 from lib.runtime import device
 from lib.setups import Setup
@@ -23,6 +26,8 @@ from lib.setups.schema import from_dict
 from lib.store import Stage
 
 PRIOR_SEED = 0
+GUESSED_PEOPLE = 62  # of LFW with 20 photos
+PROBE_COMPONENTS = 256
 
 
 # --- priors -------------------------------------------------------------------------------------------
@@ -65,7 +70,7 @@ def prior_artifact(setup: Setup, kind: str) -> store.Artifact:
         made = StylePrior(generator, discriminator)
         return made.state(), {**made.meta(), "history": history, "steps": config.steps}
 
-    return store.get(stage, make, seconds=prior_seconds(setup, kind))
+    return store.get(stage, make, seconds=expected(stage, lambda: prior_seconds(setup, kind)))
 
 
 def gan_config(setup: Setup) -> GanConfig:
@@ -76,9 +81,6 @@ def prior_seconds(setup: Setup, kind: str) -> float:
     """Expected seconds on this machine, from a few steps; 0 if the prior is there."""
     if store.exists(prior_stage(setup, kind)) or kind == "eigenfaces":
         return 0.0
-    import dataclasses
-    import time
-
     config = dataclasses.replace(gan_config(setup), steps=2)
     images = torch.zeros(config.batch, 3, setup.image_size, setup.image_size, dtype=torch.uint8)
     began = time.perf_counter()
@@ -149,8 +151,49 @@ def reconstruct(attack: Attack) -> Reconstructions:
         )
         return found.to_tensors(), found.meta()
 
-    artifact = store.get(stage, make)
+    artifact = store.get(stage, make, seconds=expected(stage, lambda: attack_seconds(attack, trained.model)))
     return Reconstructions.from_tensors(artifact.tensors, artifact.meta)
+
+
+_SECONDS: dict[str, float] = {}
+
+
+def attack_seconds(attack: Attack, target: nn.Module | None = None) -> float:
+    """Expected seconds of an attack here, from a short one on ``target`` (while it is not trained: on a network
+    of its kind) through an eigenface prior; a GAN takes longer."""
+    setup, method = attack.setup, attacks.get(attack.attack)
+    size = setup.image_size
+    key = repr((setup.target.network, size, getattr(target, "num_classes", 0), attack.attack, attack.values))
+    if key not in _SECONDS:
+        if target is None and setup.is_external:
+            target = targets.given_network(setup)
+        elif target is None:
+            target = build_classifier(setup.target.network, people_of(setup), size)
+        target, people = target.to(device()), target.num_classes
+        budget = method.budget(**attack.values)
+        few: dict[str, Any] = {"steps": 2, "views": 2}
+        if hasattr(budget, "pool"):
+            few["pool"] = budget.candidates
+        if hasattr(budget, "realism"):
+            few["realism"] = "auto"  # eigenfaces have no critic
+        noise = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (300, 3, size, size), generator=noise, dtype=torch.uint8)
+        faces = Eigenfaces.fit(images, components=min(PROBE_COMPONENTS, 3 * size * size)).to(device())
+        labels, short = list(range(min(budget.chunk, 4, people))), dataclasses.replace(budget, **few)
+        for _ in range(2):  # the first one warms up
+            found = method.invert(target, faces, labels, budget=short, seed=0)
+        full, done = (b.candidates * (b.steps * 1.5 + b.views / 2) for b in (budget, short))
+        _SECONDS[key] = found.cost["seconds"] / done * full * people
+    return _SECONDS[key]
+
+
+def people_of(setup: Setup) -> int:
+    """How many people there are to attack: counted where the photos are decoded, else as the setup names them,
+    else :data:`GUESSED_PEOPLE`, a guess."""
+    photos = store.find(data_stage(setup))
+    if photos is not None:
+        return photos.meta["counts"]["train"][1]
+    return len(setup.data.private.classes) or GUESSED_PEOPLE
 
 
 # --- judging ------------------------------------------------------------------------------------------

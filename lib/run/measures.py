@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lib import evaluation, statistics
+from lib.defences import canonical
 from lib.run import inversion, targets
 from lib.run.inversion import Attack, Judged
 from lib.setups import Setup, load_study
@@ -24,13 +25,11 @@ Row = dict[str, Any]
 
 
 def _common(setup: Setup, defence: str, seed: int, multiple: float | None) -> Row:
-    from lib.defences import canonical
-
     trained = targets.target(setup, defence, seed, multiple)
     best = multiple is None or multiple == targets.headline(setup, defence)
     return {
         "setup": setup.name,
-        "defence": canonical(defence),
+        "defence": canonical(defence, setup.defences),
         "training_steps": trained.steps,
         "prior": "",
         "attack": "",
@@ -288,8 +287,8 @@ def _distance_rows(attack: Attack, common: Row, kept: Judged, identities: list[R
 
 
 def _realism_rows(common: Row, enrolled: Gallery, kept: Judged) -> list[Row]:
-    """KID and per-class precision, recall, density, coverage against private training photos, in the
-    verifier's features (how natural images are, not how identifying)."""
+    """KID and per-class precision, recall, density, coverage (where everybody has four images of each kind)
+    against private training photos, in the verifier's features (how natural images are, not how identifying)."""
     train = enrolled.photos["train"]
     rows = [
         row(
@@ -300,8 +299,8 @@ def _realism_rows(common: Row, enrolled: Gallery, kept: Judged) -> list[Row]:
             kid_by_identity(kept.features["verifier"], kept.labels, train.features["verifier"], train.labels),
         )
     ]
-    smallest = int(torch.bincount(kept.labels).min())
-    if smallest > 3:
+    smallest = min(int(torch.bincount(seen.labels).min()) for seen in (kept, train))
+    if smallest > 3:  # else there is no fourth neighbour
         classes = evaluation.prdc_per_class(
             train.features["verifier"], train.labels, kept.features["verifier"], kept.labels
         )

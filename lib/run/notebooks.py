@@ -25,7 +25,7 @@ from lib.errors import NotebookError, UserError
 from lib.results import FORMATS, PUBLISHED, run_dir
 from lib.run.live import ENGINE, LiveLine
 from lib.runtime import ROOT
-from lib.setups import load_setup
+from lib.setups import load_setup, name_of
 
 NOTEBOOKS = ROOT / "notebooks"
 SMOKE_PARAMETERS: dict[str, Any] = {}
@@ -130,7 +130,7 @@ def run_notebook(
     failed = output_path.with_name(f"{output_path.stem}.failed.ipynb")
     with tempfile.TemporaryDirectory() as scratch:
         said = Path(scratch) / "progress"
-        variables = {"MIDRE_PROGRESS": str(said), **(environment or {})}
+        variables = {"MIDRE_PROGRESS": str(said), "MIDRE_TRAIN": "1", **(environment or {})}
         if results is not None:
             variables["RESULTS_DIR"] = str(results.resolve())
         try:
@@ -218,12 +218,16 @@ def run_setup(
     resume: bool = False,
     show: bool = True,
 ) -> list[tuple[Path, float]]:
-    """Notebooks 01 to 09 (or those of ``names``) on one setup, into the ignored ``results/runs/<setup>/``.
-    Without private photos there is only 06, which says what can be said then."""
+    """Notebooks 01 to 09 (or those of ``names``) on one setup, into the ignored ``results/runs/<its name>/``.
+
+    A given network is not compared with defences, so 07 to 09 are left out; without private photos there is
+    only 06, which says what can be said then.
+    """
     if not names:
-        private = load_setup(setup).data.private.source != "none"
-        names = [p.stem for p in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb" if private else "06_*.ipynb"))]
-    folder = run_dir(Path(setup).stem)
+        world = load_setup(setup)
+        numbers = "06" if not world.has_photos else "0[1-6]" if world.is_external else "0[1-9]"
+        names = [p.stem for p in sorted(NOTEBOOKS.glob(f"{numbers}_*.ipynb"))]
+    folder = run_dir(name_of(setup))
     return run_notebooks(
         names, {"setup": setup, **(parameters or {})}, folder, results=folder, resume=resume, show=show
     )
@@ -245,7 +249,8 @@ def publish(setup: str, *, partial: bool = False) -> list[Path]:
     Nothing is copied unless notebooks 01 to 09 all ended well, or, with ``partial``, some of them. Returns
     the files written.
     """
-    source = run_dir(setup)
+    name = name_of(setup)
+    source = run_dir(name)
     expected = [p.name for p in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))]
     absent = [name for name in expected if not (source / name).is_file()]
     if partial and len(absent) < len(expected):
@@ -255,7 +260,7 @@ def publish(setup: str, *, partial: bool = False) -> list[Path]:
             f"publish: expected complete runs in {_relative(source)}, missing {', '.join(absent) or 'all'}; "
             f"make run SETUP={setup}"
         )
-    copies = [(source / name, PUBLISHED / setup / name) for name in expected]
+    copies = [(source / file, PUBLISHED / name / file) for file in expected]
     for folder in [*(kind.folder for kind in FORMATS.values()), "figures"]:
         copies += [(file, PUBLISHED / folder / file.name) for file in sorted((source / folder).glob("[!.]*"))]
     written = []

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown
+from torch import Tensor
 
 from lib import evaluation, results, store
 from lib.data import load_world
@@ -20,7 +21,7 @@ from lib.setups import Setup
 from lib.store import Stage
 
 NAME = outside.NAME
-KEPT = 4
+KEPT = 2
 """Reconstructions judged per person, the ones the target rates best: it takes a tenth of a second each."""
 
 
@@ -48,47 +49,55 @@ def gallery(setup: Setup) -> measures.Gallery:
     return measures.Gallery(photos, NAME, false_accept_rate=setup.false_accept_rate)
 
 
-def judged(attack: Attack) -> dict[str, Judged]:
-    """``reconstructions`` (the best :data:`KEPT` a person) and the ``prior_samples`` they started from."""
+def judged(attack: Attack, what: str = "reconstructions") -> Judged:
+    """The best :data:`KEPT` ``reconstructions`` a person, or the ``prior_samples`` they started from."""
     source = inversion.reconstruction_stage(attack, attack.target().stage)
-    params = {"network": NAME, "kept": KEPT, "version": 1}
-    stage = Stage("judged", f"{source.label}, judged by {NAME}", params, (source.key,))
+    params = {"network": NAME, "of": what, "kept": KEPT, "version": 1}
+    stage = Stage("judged", f"{source.label}, {what} judged by {NAME}", params, (source.key,))
     made = inversion.reconstruct(attack)
     best = made.selected[:, :KEPT]
 
     def make(_: store.Checkpoint) -> tuple[dict, dict]:
-        tensors = {}
-        for name, latents in (("reconstructions", made.latents), ("prior_samples", made.initial)):
-            chosen = latents.gather(1, best[..., None].expand(-1, -1, latents.shape[-1])).flatten(0, 1)
-            images = inversion.synthesise(attack.setup, attack.prior, chosen)
-            tensors[name] = outside.embed(images)
-        return tensors, {}
+        latents = made.latents if what == "reconstructions" else made.initial
+        chosen = latents.gather(1, best[..., None].expand(-1, -1, latents.shape[-1])).flatten(0, 1)
+        return {"features": outside.embed(inversion.synthesise(attack.setup, attack.prior, chosen))}, {}
 
-    labels = made.labels.repeat_interleave(best.shape[1])
-    found = store.get(stage, make).tensors
-    return {name: Judged({NAME: features}, {}, labels) for name, features in found.items()}
+    features = store.get(stage, make).tensors["features"]
+    return Judged({NAME: features}, {}, made.labels.repeat_interleave(best.shape[1]))
 
 
 def measured(book: Workbook) -> pd.DataFrame:
-    """Judge the study's attacks and NoDef's frontier; save their rows beside those of the other judges."""
+    """Judge the study's attacks and NoDef's frontier, and the prior samples that the first of them started from;
+    save their rows beside those of the other judges."""
     enrolled, tables = gallery(book.setup), []
-    for attack in [*book.headline_attacks(), *book.frontier_attacks()]:
+    attacks = [*book.headline_attacks(), *book.frontier_attacks()]
+    for attack in attacks:
         common = measures.attack_common(attack)
-        rows: dict[str, list[dict[str, Any]]] = {"reconstructions": [], "prior_samples": []}
-        identities = []
-        for name, seen in judged(attack).items():
-            for metric, right in enrolled.verdicts(seen.features[NAME], seen.labels).items():
-                rows[name].append(measures.row(common, metric, NAME, "", measures.mean(right, seen.labels)))
-                if name == "reconstructions":
-                    identities += measures.per_identity(common, metric, NAME, right.float(), seen.labels)
-        run = book.name(attack.defence, attack.training_seed, common["training_steps"], attack)
-        results.save_table(rows["reconstructions"], f"{run}__dlib")
-        results.save_identities(identities, f"{run}__dlib")
-        results.save_curves(measures.as_baseline(rows["prior_samples"]), f"prior-samples__{run}__dlib")
-        tables.append(pd.DataFrame(rows["reconstructions"]))
+        name = f"{book.name(attack.defence, attack.training_seed, common['training_steps'], attack)}__dlib"
+        seen = judged(attack)
+        verdicts = enrolled.verdicts(seen.features[NAME], seen.labels)
+        rows = _rows(common, verdicts, seen)
+        results.save_table(rows, name)
+        identities = [
+            measures.per_identity(common, metric, NAME, right.float(), seen.labels)
+            for metric, right in verdicts.items()
+        ]
+        results.save_identities(sum(identities, []), name)
+        tables.append(pd.DataFrame(rows))
+        if attack == attacks[0]:
+            start = judged(attack, "prior_samples")
+            before = _rows(common, enrolled.verdicts(start.features[NAME], start.labels), start)
+            results.save_curves(measures.as_baseline(before), f"prior-samples__{name}")
     ceiling = enrolled.ceiling_rows(measures.evaluator_common(book.setup))
     results.save_table(ceiling, f"{book.setup.name}__evaluators__dlib")
     return pd.concat(tables, ignore_index=True)
+
+
+def _rows(common: measures.Row, verdicts: dict[str, Tensor], seen: Judged) -> list[measures.Row]:
+    return [
+        measures.row(common, metric, NAME, "", measures.mean(right, seen.labels))
+        for metric, right in verdicts.items()
+    ]
 
 
 def opinion(book: Workbook) -> Any:

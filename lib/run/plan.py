@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
-
-from lib import attacks, store
+from lib import store
 from lib.data.world import data_stage
-from lib.models import build_classifier
-from lib.priors import Eigenfaces
 from lib.run import inversion, targets
 from lib.run.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
 from lib.run.budget import curve_attacks, rival_attacks
@@ -34,7 +30,7 @@ class Step:
 def plan(book: Workbook) -> list[Step]:
     """The stages of notebooks 01-09, in the order they are made. Times are measured on this machine with a
     few steps of each network; a training length that is chosen by validation and not known yet is taken to
-    be the longest one tried."""
+    be the longest one tried. A given network has nothing to train and nothing to compare: judges and attacks."""
     setup = book.setup
     data = data_stage(setup)
     steps = [Step(data, store.exists(data), 0.0 if store.exists(data) else DECODE_SECONDS)]
@@ -58,6 +54,8 @@ def plan(book: Workbook) -> list[Step]:
 
     def add_target(defence: str, seed: int, multiple: float) -> Stage:
         stage = targets.target_stage(setup, defence, seed, multiple)
+        if setup.is_external:
+            return stage
         free = defence.startswith("early(")  # a point of the NoDef run
         add(stage, 0.0 if free else targets.training_seconds(setup, stage, setup.target))
         return stage
@@ -67,22 +65,18 @@ def plan(book: Workbook) -> list[Step]:
             for multiple in setup.multiples[defence]:
                 add_target(defence, 0, multiple)
     longest = _length(book, "none")
-    for part in (0.5, 0.75):
-        for seed in book.training_seeds:
-            add_target("none", seed, longest * part)
+    for control, seed, multiple in book.exposure_controls(longest):
+        add_target(control, seed, multiple)
     for defence in book.defences:
         for seed in book.training_seeds:
             add_target(defence, seed, _length(book, defence))
-    partial = with_defences(book, (), PARTIAL)
-    ablations = exposure_attacks(partial, exposure_runs(partial), longest=longest).values()
     for attack in [
         *book.headline_attacks(),
         *book.frontier_attacks(),
         *curve_attacks(book),
         *(book.attack("none", seed, budget=curve_attacks(book)[0].budget) for seed in book.training_seeds),
         *rival_attacks(book),
-        *sum(ablations, []),
-        *with_defences(book, (), PLACES).headline_attacks(),
+        *_ablations(book, longest),
     ]:
         length = attack.multiple or _length(book, attack.defence)
         stage = add_target(attack.defence, attack.training_seed, length)
@@ -90,9 +84,18 @@ def plan(book: Workbook) -> list[Step]:
     return steps
 
 
+def _ablations(book: Workbook, longest: float) -> list[Attack]:
+    """The attacks of notebooks 08 and 09."""
+    if book.setup.is_external:
+        return []
+    partial = with_defences(book, (), PARTIAL)
+    runs = exposure_attacks(partial, exposure_runs(partial), longest=longest).values()
+    return sum(runs, []) + with_defences(book, (), PLACES).headline_attacks()
+
+
 def _add_attack(attack: Attack, add: Callable[[Stage, float], None], target: Stage) -> None:
     made = inversion.reconstruction_stage(attack, target)
-    add(made, 0.0 if store.exists(made) else attack_seconds(attack))
+    add(made, 0.0 if store.exists(made) else inversion.attack_seconds(attack))
 
 
 def _length(book: Workbook, defence: str) -> float:
@@ -100,35 +103,6 @@ def _length(book: Workbook, defence: str) -> float:
     if len(lengths) == 1 or store.exists(targets.selection_stage(book.setup, defence)):
         return targets.headline(book.setup, defence)
     return max(lengths)
-
-
-_SECONDS: dict[str, float] = {}
-
-
-def attack_seconds(attack: Attack) -> float:
-    """Expected seconds of an attack here, from a short attack with the same networks (eigenfaces prior)."""
-    setup, method = attack.setup, attacks.get(attack.attack)
-    key = repr((setup.name, attack.attack, attack.values))
-    if key not in _SECONDS:
-        budget = method.budget(**attack.values)
-        few = {"steps": 2, "views": 2}
-        if hasattr(budget, "pool"):
-            few["pool"] = budget.candidates
-        people = len(setup.data.private.classes) or 62
-        if setup.target.network.get("kind") == "external":
-            target = attack.target().model.to(device())
-            people = target.num_classes
-        else:
-            target = build_classifier(setup.target.network, 62, setup.image_size).to(device())
-        classes = min(budget.chunk, 4, people)
-        images = torch.randint(0, 256, (300, 3, setup.image_size, setup.image_size), dtype=torch.uint8)
-        components = min(setup.priors["eigenfaces"]["components"], 256)
-        faces = Eigenfaces.fit(images, components=components).to(device())
-        short = method.invert(target, faces, list(range(classes)), budget=replace(budget, **few), seed=0)
-        full = budget.candidates * (budget.steps * 1.5 + budget.views / 2)
-        done = budget.candidates * (2 * 1.5 + 1)
-        _SECONDS[key] = short.cost["seconds"] / done * full * people
-    return _SECONDS[key]
 
 
 def describe(steps: list[Step]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +11,11 @@ from torch import nn
 from lib import store
 from lib.data import Images, load_world
 from lib.data.world import data_stage
-from lib.defences import build, canonical
+from lib.defences import applied, build, canonical
 from lib.errors import UserError
-from lib.models import Classifier, build_classifier, classifier_from, load_external
-from lib.run.progress import report
+from lib.models import Classifier, ExternalClassifier, build_classifier, classifier_from, load_external
+from lib.models.external import external_config
+from lib.run.progress import expected, report
 from lib.runtime import device
 from lib.setups import NetworkConfig, Setup
 from lib.setups.schema import from_dict
@@ -48,8 +47,11 @@ def recipe_of(config: NetworkConfig, setup: str) -> Recipe:
 
 
 def target_stage(setup: Setup, defence: str, seed: int, multiple: float) -> Stage:
-    """A target: one network, one defence, one seed, one training length (a multiple of the recipe's)."""
-    name = canonical(defence)
+    """A target: one network, one defence, one seed, one training length (a multiple of the recipe's); of a
+    given network, which has none of these, the network itself."""
+    if setup.is_external:
+        return _external_stage(setup, defence)
+    name = canonical(defence, setup.defences)
     recipe = dict(setup.target.recipe)
     recipe["steps"] = round(recipe["steps"] * multiple)
     params: dict[str, Any] = {
@@ -59,8 +61,7 @@ def target_stage(setup: Setup, defence: str, seed: int, multiple: float) -> Stag
         "defence": name,
         "seed": seed,
     }
-    overrides = {k: v for k, v in setup.defences.items() if k in name}
-    if overrides:
+    if overrides := applied(name, setup.defences):
         params["overrides"] = overrides
     label = f"{setup.name} target {name} x{multiple:g} seed {seed}"
     return Stage("target", label, params, (data_stage(setup).key,), version=1)
@@ -68,8 +69,8 @@ def target_stage(setup: Setup, defence: str, seed: int, multiple: float) -> Stag
 
 def target(setup: Setup, defence: str, seed: int, multiple: float | None = None) -> Trained:
     """Load or train a target; ``multiple`` defaults to the headline training length of the defence."""
-    if setup.target.network.get("kind") == "external":
-        return _external(setup)
+    if setup.is_external:
+        return _external(setup, defence)
     if multiple is None:
         multiple = headline(setup, defence)
     stage = target_stage(setup, defence, seed, multiple)
@@ -95,13 +96,15 @@ def target(setup: Setup, defence: str, seed: int, multiple: float | None = None)
                 store.put(early, weights, {**meta, "steps": round(meta["steps"] * fraction), "seconds": 0.0})
         return tensors, meta
 
-    artifact = store.get(stage, make, seconds=training_seconds(setup, stage, setup.target))
+    artifact = store.get(
+        stage, make, seconds=expected(stage, lambda: training_seconds(setup, stage, setup.target))
+    )
     return Trained(classifier_from(artifact.tensors, artifact.meta), stage, artifact.meta)
 
 
 def multiples_of(setup: Setup, defence: str) -> list[float]:
     """The training lengths tried for a defence; those without a list of their own share another's."""
-    name = canonical(defence)
+    name = canonical(defence, setup.defences)
     if name in setup.multiples:
         return setup.multiples[name]
     if name.split("(")[0] in CONTROLS:
@@ -111,7 +114,7 @@ def multiples_of(setup: Setup, defence: str) -> list[float]:
 
 def selection_stage(setup: Setup, defence: str) -> Stage:
     """Which training length is best by validation, on training seed 0."""
-    name = canonical(defence)
+    name = canonical(defence, setup.defences)
     if name not in setup.multiples:
         name = "none" if name.split("(")[0] in CONTROLS else next(reversed(setup.multiples))
     lengths = multiples_of(setup, name)
@@ -145,14 +148,41 @@ def _missing_seconds(setup: Setup, stage: Stage) -> float:
     return sum(training_seconds(setup, s, setup.target) for s in wanted if not store.exists(s))
 
 
-def _external(setup: Setup) -> Trained:
-    options = {k: v for k, v in setup.target.network.items() if k != "kind"}
-    model = load_external(image_size=setup.image_size, **options)
-    digest = hashlib.sha256(Path(options["weights"]).expanduser().read_bytes()).hexdigest()
-    stage = Stage(
-        "target", f"{setup.name} external target", {**setup.target.network, "weights_sha256": digest}
-    )
-    return Trained(model, stage, {"steps": 0, "external": True, "detected": model.detected()})
+# --- a given network -----------------------------------------------------------------------------------
+
+
+_GIVEN: dict[str, ExternalClassifier] = {}
+
+
+def _external_stage(setup: Setup, defence: str) -> Stage:
+    """What names the given network: its file, how it is read and, where there are private photos, whose they
+    are: they decide how its classes are numbered."""
+    if canonical(defence, setup.defences) != "none":
+        raise UserError(
+            f"{setup.name}: the target is a given network, so there is nothing to train behind {defence!r}; "
+            "ask for none"
+        )
+    digest = external_config(setup.target.network).digest()
+    params = {**setup.target.network, "weights_sha256": digest}
+    upstream = (data_stage(setup).key,) if setup.has_photos else ()
+    return Stage("target", f"{setup.name} external target", params, upstream)
+
+
+def _external(setup: Setup, defence: str) -> Trained:
+    stage = _external_stage(setup, defence)
+    if stage.key not in _GIVEN:
+        model = given_network(setup)
+        if setup.has_photos:
+            model.number_like(load_world(setup).train.names)
+        _GIVEN[stage.key] = model
+    model = _GIVEN[stage.key]
+    meta = {"steps": 0, "external": True, "detected": model.detected(), "names": model.class_names}
+    return Trained(model, stage, meta)
+
+
+def given_network(setup: Setup) -> ExternalClassifier:
+    """The user's own classifier, its classes in its own order."""
+    return load_external(image_size=setup.image_size, **setup.target.network)
 
 
 # --- judges -------------------------------------------------------------------------------------------
@@ -162,6 +192,8 @@ def judge_stage(setup: Setup, role: str) -> Stage:
     """An evaluator (``main``, ``panel_1``, ...) or the ``verifier``."""
     config = _config(setup, role)
     params: dict[str, Any] = {"setup": setup.name, "role": role, **store.essentials(config)}
+    if overrides := applied(config.defence, setup.defences):
+        params["overrides"] = overrides
     kind = "verifier" if role == "verifier" else "evaluator"
     return Stage(kind, f"{setup.name} {role}", params, (data_stage(setup).key,), version=1)
 
@@ -180,7 +212,7 @@ def judge(setup: Setup, role: str) -> Trained:
         tensors, meta, _ = _train(setup, config, photos, validation, checkpoint, stage.label, [], start)
         return tensors, meta
 
-    artifact = store.get(stage, make, seconds=training_seconds(setup, stage, config))
+    artifact = store.get(stage, make, seconds=expected(stage, lambda: training_seconds(setup, stage, config)))
     return Trained(classifier_from(artifact.tensors, artifact.meta), stage, artifact.meta)
 
 
@@ -275,8 +307,9 @@ _RATES: dict[str, float] = {}
 
 
 def training_seconds(setup: Setup, stage: Stage, config: NetworkConfig) -> float:
-    """Expected seconds on this machine, from a few steps of the same network; 0 if the stage is there."""
-    if store.exists(stage):
+    """Expected seconds on this machine, from a few steps of the same network; 0 if the stage is there or the
+    network a given one."""
+    if config.network.get("kind") == "external" or store.exists(stage):
         return 0.0
     recipe = stage.params["recipe"]
     key = repr((config.network, recipe.get("batch", 64), setup.image_size))

@@ -21,6 +21,7 @@ JUDGES = ("main", "panel_majority", "verifier")
 """A conclusion has to hold by all three: the main evaluator, most of the panel, and people-disjoint features."""
 ALLOWED_LOSS = 0.1
 """Worst corner of the hypervolume: NoDef's natural accuracy minus this, at NoDef's AttAcc."""
+GIVEN = "The target is a given network: there is nothing to train, so it has no frontier and nothing to compare with."
 
 
 @needs_photos
@@ -95,7 +96,9 @@ def families(book: Workbook) -> dict[str, list[str]]:
 
 @needs_photos
 def hypervolumes(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
-    """:func:`hypervolume_frame` as it is printed."""
+    """:func:`hypervolume_frame` as it is printed; why there is none for a given network."""
+    if book.setup.is_external:
+        return Markdown(GIVEN)
     return readable(hypervolume_frame(book, evaluator)).set_index("family")
 
 
@@ -122,6 +125,8 @@ def hypervolume_frame(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
 def matched(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
     """AttAcc of the RE sweep at NoDef's natural accuracy minus 0, 1, 3 and 5 points, and the gain over NoDef."""
     sweep = families(book).get("RE, random place")
+    if book.setup.is_external:
+        return Markdown(GIVEN)
     if sweep is None:
         return pd.DataFrame({"RE, random place": ["no model of this family in the run"]})
     found = statistics.matched_loss(
@@ -227,6 +232,8 @@ def advantage_figure(book: Workbook, frame: pd.DataFrame) -> Any:
     """Advantage over NoDef's frontier, a row a defence and a judge; filled where the interval excludes 0 and
     NoDef's own checkpoints reach that accuracy."""
     shown = frame[frame["defence"] != "none"]
+    if book.setup.is_external:
+        return Markdown(GIVEN)
     if shown.empty:
         return Markdown("No defence besides NoDef in this run.")
     rows = pd.DataFrame(
@@ -259,6 +266,8 @@ def verdicts(book: Workbook, frame: pd.DataFrame) -> str:
     """One line a defence: the advantage by every judge, and what may be said of all of them together."""
     if not isinstance(frame, pd.DataFrame):
         return UNAVAILABLE
+    if book.setup.is_external:
+        return GIVEN
     lines = []
     for defence in plots.order(frame.loc[frame["defence"] != "none", "defence"]):
         rows = frame[frame["defence"] == defence]

@@ -119,7 +119,9 @@ def history_figure(book: Workbook) -> Figure | Markdown:
 
 
 def headline_steps(book: Workbook) -> dict[str, float]:
-    """Training steps of the headline of every defence that tries several lengths."""
+    """Training steps of the headline of every defence that tries several lengths; empty for a given network."""
+    if is_external(book):
+        return {}
     tried = [defence for defence in book.defences if defence in book.setup.multiples]
     return {defence: float(book.attack(defence, 0).target().steps) for defence in tried}
 

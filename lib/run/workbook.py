@@ -20,7 +20,7 @@ from lib.features import FeatureSets
 from lib.run import inversion, measures, targets
 from lib.run.inversion import Attack
 from lib.runtime import device, generator
-from lib.setups import Setup, Study, load_setup, load_study, setup_names
+from lib.setups import Setup, Study, load_setup, load_study
 from lib.training import predict
 
 DRAWS = 4  # erasing draws per private photo in the feature analysis
@@ -47,8 +47,8 @@ class Workbook:
 
     @property
     def has_photos(self) -> bool:
-        """Whether there are private photos. Without them (somebody's classifier) only the target can judge."""
-        return self.setup.data.private.source != "none"
+        """Whether there are private photos; see :attr:`lib.setups.Setup.has_photos`."""
+        return self.setup.has_photos
 
     @property
     def chance(self) -> float:
@@ -71,9 +71,12 @@ class Workbook:
             ]
         )
 
-    def exposure_controls(self) -> list[tuple[str, int, float]]:
-        """NoDef at half and three quarters of its steps: as many pixels seen as RE [.5,.5] and RE [.1,.4]."""
-        longest = targets.headline(self.setup, "none")
+    def exposure_controls(self, longest: float | None = None) -> list[tuple[str, int, float]]:
+        """NoDef at half and three quarters of its steps: as many pixels seen as RE [.5,.5] and RE [.1,.4]; none
+        for a given network. ``longest``: NoDef's headline length if known."""
+        if self.setup.is_external:
+            return []
+        longest = targets.headline(self.setup, "none") if longest is None else longest
         return [("none", seed, longest * part) for part in (0.5, 0.75) for seed in self.training_seeds]
 
     def train_at(self, runs: Sequence[tuple[str, int, float | None]]) -> pd.DataFrame:
@@ -85,7 +88,7 @@ class Workbook:
             results.save_table(rows, name)
             results.save_identities(identities, name)
             tables.append(pd.DataFrame(rows))
-        return pd.concat(tables, ignore_index=True)
+        return _joined(tables)
 
     # --- attacks ----------------------------------------------------------------------------------
 
@@ -103,7 +106,7 @@ class Workbook:
         """One attack run; what is not given is the study's (its first seeds)."""
         return Attack(
             self.setup,
-            canonical(defence),
+            canonical(defence, self.setup.defences),
             self.training_seeds[0] if training_seed is None else training_seed,
             attack or self.study.attacks[0],
             prior or self.study.prior,
@@ -143,7 +146,7 @@ class Workbook:
             results.save_identities(identities, name, allow_missing={"knn_distance_unseen_photo"})
             results.save_curves(baselines, f"prior-samples__{name}")
             tables.append(pd.DataFrame(rows))
-        return pd.concat(tables, ignore_index=True)
+        return _joined(tables)
 
     def evaluators(self) -> pd.DataFrame:
         """The judges' own ceilings; saved."""
@@ -161,9 +164,8 @@ class Workbook:
 
     def per_identity(self, table: pd.DataFrame, metric: str, evaluator: str, defence: str) -> np.ndarray:
         """(S,K) per-identity means of a defence over the run's training seeds (attack seeds averaged)."""
-        rows = table[
-            (table.metric == metric) & (table.evaluator == evaluator) & (table.defence == canonical(defence))
-        ]
+        name = canonical(defence, self.setup.defences)
+        rows = table[(table.metric == metric) & (table.evaluator == evaluator) & (table.defence == name)]
         grid = rows.pivot_table(index="training_seed", columns="identity", values="value")
         if grid.empty:
             raise UserError(f"no saved values of {metric} for {defence}; run its attack first")
@@ -174,12 +176,16 @@ class Workbook:
         utility: AttAcc by an evaluator, or the match rate of a verifier."""
         table = self._saved_identities
         metric = "verifier_match" if evaluator.startswith("verifier") else "attack_accuracy_top1"
-        photos = np.bincount(self.world.test.labels.numpy()).astype(float)
         return statistics.Points(
             np.stack([self.per_identity(table, metric, evaluator, name) for name in names], 1),
             np.stack([self.per_identity(table, "natural_accuracy", "", name) for name in names], 1),
-            photos,
+            self.test_photos,
         )
+
+    @property
+    def test_photos(self) -> np.ndarray:
+        """(K,) unseen photos of each person, which natural accuracy is weighted by."""
+        return np.bincount(self.world.test.labels.numpy()).astype(float)
 
     @property
     def frontier_names(self) -> list[str]:
@@ -312,20 +318,30 @@ def open_workbook(
     """The run that a notebook's parameters describe; empty lists mean what the setup's study says.
 
     Raises:
-        UserError: unknown setup or defence, or a seed that is not a whole number >= 0.
+        UserError: unknown setup or defence, something to train with a given network, or a seed that is not a
+            whole number >= 0.
     """
     world = load_setup(setup)
-    study = load_study(world.name if world.name in setup_names() else setup)
-    if world.target.network.get("kind") == "external":  # one given network: nothing to train, nothing to vary
+    study = load_study(world.name)
+    if world.is_external:
         study = replace(study, defences=["none"], training_seeds=study.training_seeds[:1])
-    chosen = tuple(canonical(text) for text in (defences or study.defences))
+    chosen = tuple(canonical(text, world.defences) for text in (defences or study.defences))
     for text in chosen:
         build(text, world.defences)
     seeds = tuple(training_seeds or study.training_seeds), tuple(attack_seeds or study.attack_seeds)
     for seed in (*seeds[0], *seeds[1]):
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise UserError(f"seeds: expected whole numbers of at least 0, got {seed!r}")
+    if world.is_external and (chosen != ("none",) or len(seeds[0]) > 1):
+        raise UserError(
+            f"{world.name}: the target is a given network, so there is nothing to train: expected no defences and "
+            f"at most one training seed, got {', '.join(chosen)} and {len(seeds[0])}; leave both empty"
+        )
     return Workbook(world, study, chosen, *seeds)
+
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(results.COLUMNS))
 
 
 def slug(defence: str) -> str:

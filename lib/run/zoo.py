@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 
 from lib import store
@@ -9,7 +11,7 @@ from lib.errors import UserError
 from lib.run import inversion, targets
 from lib.run.inversion import Attack
 from lib.setups import Setup, load_setup, load_study
-from lib.store import ZOO, Stage
+from lib.store import Stage
 
 SHIPPED = ("none", "re(0.1,0.4)", "re(0.1,0.8)", "re(0.5,0.5,location=toroidal)")
 LIMIT_MEGABYTES = 60
@@ -44,7 +46,8 @@ def zoo_stages(setup: Setup) -> list[Stage]:
 
 
 def promote_zoo(name: str) -> list[Path]:
-    """Copy what is made of the zoo's stages from the cache, drop what no longer belongs, write the card.
+    """Make the zoo anew of what is there of its stages, with the card: written beside it, and exchanged for it
+    only when it is whole and small enough.
 
     Raises:
         UserError: nothing is made yet, or the zoo would exceed its size.
@@ -53,19 +56,31 @@ def promote_zoo(name: str) -> list[Path]:
     stages = [stage for stage in zoo_stages(setup) if store.exists(stage)]
     if not stages:
         raise UserError(f"promote: no stage of {name} is made yet; `make run SETUP={name}` first")
-    written = [store.promote(stage) for stage in stages]
-    wanted = {stage.stem for stage in stages}
-    for path in ZOO.glob("*"):
-        if path.suffix in (".json", ".safetensors") and path.stem not in wanted:
-            path.unlink()
-    megabytes = sum(path.stat().st_size for path in ZOO.iterdir()) / 1e6
-    if megabytes > LIMIT_MEGABYTES:
-        raise UserError(f"promote: the zoo has {megabytes:.0f} MB, at most {LIMIT_MEGABYTES} are shipped")
-    (ZOO / "README.md").write_text(_card(setup, stages, megabytes))
-    return written
+    zoo = store.ZOO
+    zoo.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=zoo.parent, prefix=".zoo-") as aside:
+        new, old = Path(aside, "new"), Path(aside, "old")
+        written = [store.promote(stage, folder=new) for stage in stages]
+        for path in zoo.iterdir():
+            if path.suffix not in (".json", ".safetensors"):
+                shutil.copy2(path, new)
+        megabytes = sum(path.stat().st_size for path in new.iterdir()) / 1e6
+        if megabytes > LIMIT_MEGABYTES:
+            raise UserError(
+                f"promote: the zoo would have {megabytes:.0f} MB, at most {LIMIT_MEGABYTES} are shipped; it was left "
+                "as it is; take something out of lib.run.zoo.zoo_stages"
+            )
+        (new / "README.md").write_text(_card(setup, stages, new, megabytes))
+        zoo.rename(old)
+        try:
+            new.rename(zoo)
+        except BaseException:
+            old.rename(zoo)
+            raise
+    return [zoo / path.name for path in written]
 
 
-def _card(setup: Setup, stages: list[Stage], megabytes: float) -> str:
+def _card(setup: Setup, stages: list[Stage], folder: Path, megabytes: float) -> str:
     rows = []
     for stage in stages:
         artifact = store.find(stage)
@@ -77,7 +92,7 @@ def _card(setup: Setup, stages: list[Stage], megabytes: float) -> str:
             facts.append(f"{100 * meta['validation_accuracy']:.1f} % of validation photos right")
         if stage.kind == "selection":
             facts.append(f"length x{meta['multiple']:g}")
-        size = store.ZOO.joinpath(f"{stage.stem}.safetensors").stat().st_size / 1e6
+        size = folder.joinpath(f"{stage.stem}.safetensors").stat().st_size / 1e6
         rows.append(f"| `{stage.stem}` | {stage.label} | {', '.join(facts)} | {size:.1f} MB |")
     return "\n".join(
         [

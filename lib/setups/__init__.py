@@ -8,6 +8,7 @@ from lib.setups.schema import (
     Study,
     load_setup,
     load_study,
+    name_of,
     setup_names,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "Study",
     "load_setup",
     "load_study",
+    "name_of",
     "setup_names",
 ]

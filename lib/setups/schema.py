@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import yaml
 from lib.errors import UserError
 
 FOLDER = Path(__file__).parent
+SUFFIXES = (".yaml", ".yml")
+USUAL_STUDY = "folder"
+"""What a setup without a study of its own runs on."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Setup:
     Attributes:
         target: the network under attack; ``multiples`` lists the training lengths tried per defence, in
             multiples of its recipe's steps; the best by validation is the headline.
+            A given network (kind ``external``) has one length and no snapshots, whatever the file says.
         evaluators: judges that saw the private photos; the first is ``main``.
         verifier: an embedding of people disjoint from the private ones.
         priors: constants per kind. attacks: per attack, named budgets.
@@ -87,6 +92,16 @@ class Setup:
     priors: dict[str, dict[str, Any]]
     attacks: dict[str, dict[str, dict[str, Any]]]
     defences: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the target is a given network: nothing to train, nothing to vary."""
+        return self.target.network.get("kind") == "external"
+
+    @property
+    def has_photos(self) -> bool:
+        """Whether there are private photos. Without them (somebody's classifier) only the target can judge."""
+        return self.data.private.source != "none"
 
     def budget(self, attack: str, name: str) -> dict[str, Any]:
         """The constants of one named budget of one attack."""
@@ -122,19 +137,33 @@ def load_setup(name: str | Path) -> Setup:
     """A setup by name, or from a YAML file of one's own.
 
     Raises:
-        UserError: no such setup, not YAML, an unknown or missing key, or a value of another type.
+        UserError: no such setup, not YAML, an unknown or missing key, a value of another type, or a name that
+            makes no file name.
     """
-    return _build(Setup, _read(name, FOLDER, setup_names()), str(name))
+    setup = _build(Setup, _read(name, FOLDER, setup_names()), str(name))
+    if not re.fullmatch(r"[\w-][\w.-]*", setup.name):
+        raise UserError(
+            f"{name}.name: expected letters, digits, - and _ (folders are called so), got {setup.name!r}"
+        )
+    return replace(setup, multiples={"none": [1.0]}, snapshots=[]) if setup.is_external else setup
+
+
+def name_of(setup: str) -> str:
+    """The name of a setup given by name or as a file: what its results and its run's folder are called."""
+    return load_setup(setup).name if setup.endswith(SUFFIXES) else setup
 
 
 def load_study(name: str | Path) -> Study:
-    """The study of a setup: ``lib/setups/studies/<name>.yaml``, or a file."""
+    """The study of a setup: ``lib/setups/studies/<name>.yaml``, or a file; without one, that of ``folder``."""
     folder = FOLDER / "studies"
+    own = str(name).endswith(SUFFIXES) or (folder / f"{name}.yaml").exists()
+    if not own:
+        return replace(load_study(USUAL_STUDY), setup=str(name))
     return _build(Study, _read(name, folder, sorted(p.stem for p in folder.glob("*.yaml"))), f"study {name}")
 
 
 def _read(name: str | Path, folder: Path, known: list[str]) -> dict[str, Any]:
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    path = Path(name).expanduser() if str(name).endswith(SUFFIXES) else folder / f"{name}.yaml"
     if not path.exists():
         raise UserError(
             f"unknown setup {str(name)!r}: expected one of {', '.join(known)}, or a path to a .yaml file"
