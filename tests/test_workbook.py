@@ -329,6 +329,12 @@ def test_advantages_compare_nodef_with_itself_as_nothing(book, measured):
     assert other.privacy_gain.value == pytest.approx(own.attack_accuracy.value - other.attack_accuracy.value)
 
 
+@pytest.mark.parametrize(("asked", "seeds"), [([], {3, 1}), ([1], {1}), ([0], {3})])
+def test_the_frontier_is_of_the_runs_that_the_study_names(book, asked, seeds):
+    two = replace(book, training_seeds=(3, 1), study=replace(book.study, frontier_seeds=asked))
+    assert {attack.training_seed for attack in two.frontier_attacks()} == seeds == set(two.frontier_seeds)
+
+
 def test_evaluation_pages_agree_with_each_other(book, measured):
     comparisons = tradeoff_report.comparisons(book)
     assert len(comparisons) == 2 * len(tradeoff_report.JUDGES)

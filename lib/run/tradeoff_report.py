@@ -28,14 +28,14 @@ GIVEN = "The target is a given network: there is nothing to train, so it has no 
 def tradeoff_frame(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
     """Natural accuracy and AttAcc with intervals, a row a model: what :func:`lib.plots.tradeoff` takes."""
     names = [*dict.fromkeys([*book.defences, *book.frontier_names])]
-    points = book.points(names, evaluator)
     rows = []
-    for i, name in enumerate(names):
+    for name in names:
+        points = book.points([name], evaluator)
         sides = {
             "natural": statistics.nested_mean(
-                points.accuracy[:, i], photos=points.photos, seed=measures.SEED
+                points.accuracy[:, 0], photos=points.photos, seed=measures.SEED
             ),
-            "attack": statistics.nested_mean(points.attack[:, i], seed=measures.SEED),
+            "attack": statistics.nested_mean(points.attack[:, 0], seed=measures.SEED),
         }
         row: dict[str, Any] = {"defence": name}
         for side, interval in sides.items():

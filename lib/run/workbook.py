@@ -133,8 +133,7 @@ class Workbook:
 
     def frontier_attacks(self) -> list[Attack]:
         """NoDef's own frontier: the points of its headline run, attacked alike (its end is the headline)."""
-        runs = self.training_seeds
-        return [self.attack(name, seed) for name in self.frontier_names[:-1] for seed in runs]
+        return [self.attack(name, seed) for name in self.frontier_names[:-1] for seed in self.frontier_seeds]
 
     def invert(self, attacks: Sequence[Attack]) -> pd.DataFrame:
         """Run (or load) attacks; save and return their table."""
@@ -173,8 +172,11 @@ class Workbook:
 
     def points(self, names: Sequence[str], evaluator: str = "main") -> statistics.Points:
         """Several models (headline training, the study's attack, prior and budget) as points of privacy and
-        utility: AttAcc by an evaluator, or the match rate of a verifier."""
+        utility: AttAcc by an evaluator, or the match rate of a verifier. With NoDef's checkpoints among them,
+        the points are of the runs that the checkpoints are of."""
         table = self._saved_identities
+        if any(name.startswith("early(") for name in names):
+            table = table[table["training_seed"].isin(self.frontier_seeds)]
         metric = "verifier_match" if evaluator.startswith("verifier") else "attack_accuracy_top1"
         return statistics.Points(
             np.stack([self.per_identity(table, metric, evaluator, name) for name in names], 1),
@@ -186,6 +188,12 @@ class Workbook:
     def test_photos(self) -> np.ndarray:
         """(K,) unseen photos of each person, which natural accuracy is weighted by."""
         return np.bincount(self.world.test.labels.numpy()).astype(float)
+
+    @property
+    def frontier_seeds(self) -> tuple[int, ...]:
+        """Training seeds of the NoDef runs whose checkpoints are attacked: the study's, of those in this run."""
+        chosen = tuple(seed for seed in self.training_seeds if seed in self.study.frontier_seeds)
+        return chosen or self.training_seeds[: 1 if self.study.frontier_seeds else None]
 
     @property
     def frontier_names(self) -> list[str]:

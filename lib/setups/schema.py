@@ -117,7 +117,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Study:
-    """Defences x attacks x seeds in a world; what the notebooks of a setup run on."""
+    """Defences x attacks x seeds in a world; what the notebooks of a setup run on.
+
+    Attributes:
+        frontier_seeds: training seeds whose NoDef run gives NoDef's own frontier; empty: all.
+    """
 
     setup: str
     defences: list[str]
@@ -126,7 +130,7 @@ class Study:
     attacks: list[str]
     prior: str
     budget: str
-    curve: list[str] = field(default_factory=list)
+    frontier_seeds: list[int] = field(default_factory=list)
 
 
 def setup_names() -> list[str]:
