@@ -13,8 +13,9 @@ from lib.run.tables import points
 from lib.run.workbook import Workbook
 from lib.statistics import Interval
 
-BUDGETS = ("quick", "sweep", "headline")
+BUDGETS = ("glance", "quick", "sweep", "headline")
 """Weakest first."""
+MIDDLING = "sweep"
 SHOWN = (
     ("attack_accuracy_top1", "main"),
     ("attack_accuracy_top1", "panel_majority"),
@@ -39,8 +40,7 @@ def curve_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
 def rival_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
     """The same model under a middling budget with every prior, and under the other attacks."""
     first = book.study.attacks[0]
-    known = [name for name in BUDGETS if name in book.setup.attacks[first]]
-    middle = known[len(known) // 2]
+    middle = MIDDLING if MIDDLING in book.setup.attacks[first] else book.study.budget
     runs = [book.attack(defence, attack=first, prior=kind, budget=middle) for kind in book.setup.priors]
     for method, budgets in book.setup.attacks.items():
         if method != first:
