@@ -329,6 +329,27 @@ def test_advantages_compare_nodef_with_itself_as_nothing(book, measured):
     assert other.privacy_gain.value == pytest.approx(own.attack_accuracy.value - other.attack_accuracy.value)
 
 
+def test_people_are_in_the_order_of_their_numbers(book):
+    """They meet counts of photos in that order; sorted as text, person 10 would get the photos of person 2."""
+    rows = [
+        {"metric": "natural_accuracy", "evaluator": "", "defence": "none", "training_seed": 0}
+        | {"identity": str(person), "value": person / 20}
+        for person in range(12)
+    ]
+    found = book.per_identity(pd.DataFrame(rows), "natural_accuracy", "", "none")
+    assert found.tolist() == [[person / 20 for person in range(12)]]
+
+
+def test_the_trade_off_has_the_natural_accuracy_of_the_tables(book, measured):
+    table = results.load_tables(f"{book.setup.name}__*", folder=results.output_dir(book.setup.name))
+    frame, shown = book.advantages().set_index("defence"), tradeoff_report.tradeoff_frame(book)
+    for defence in book.defences:
+        rows = table[(table["metric"] == "natural_accuracy") & (table["defence"] == defence)]
+        value = rows[(rows["split"] == "test") & (rows["headline"] == 1)]["value"].mean()
+        assert frame.loc[defence, "natural_accuracy"].value == pytest.approx(value, abs=1e-4)
+        assert shown.set_index("defence").loc[defence, "natural"] == pytest.approx(value, abs=1e-4)
+
+
 @pytest.mark.parametrize(("asked", "seeds"), [([], {3, 1}), ([1], {1}), ([0], {3})])
 def test_the_frontier_is_of_the_runs_that_the_study_names(book, asked, seeds):
     two = replace(book, training_seeds=(3, 1), study=replace(book.study, frontier_seeds=asked))

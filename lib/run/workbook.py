@@ -162,9 +162,10 @@ class Workbook:
     # --- comparisons ------------------------------------------------------------------------------
 
     def per_identity(self, table: pd.DataFrame, metric: str, evaluator: str, defence: str) -> np.ndarray:
-        """(S,K) per-identity means of a defence over the run's training seeds (attack seeds averaged)."""
+        """(S,K) per-identity means of a defence by training seed and ascending identity (attack seeds averaged)."""
         name = canonical(defence, self.setup.defences)
         rows = table[(table.metric == metric) & (table.evaluator == evaluator) & (table.defence == name)]
+        rows = rows.assign(identity=rows["identity"].astype(int))  # as text, 10 would come before 2
         grid = rows.pivot_table(index="training_seed", columns="identity", values="value")
         if grid.empty:
             raise UserError(f"no saved values of {metric} for {defence}; run its attack first")
