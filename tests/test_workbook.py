@@ -343,6 +343,8 @@ def test_people_are_in_the_order_of_their_numbers(book):
 def test_the_trade_off_has_the_natural_accuracy_of_the_tables(book, measured):
     table = results.load_tables(f"{book.setup.name}__*", folder=results.output_dir(book.setup.name))
     frame, shown = book.advantages().set_index("defence"), tradeoff_report.tradeoff_frame(book)
+    outside = book.advantages().assign(extrapolated=True, P_dominates=0.0)
+    assert set(tradeoff_report.comparison_table(outside)["verdict"]) == {"none: outside NoDef's accuracies"}
     for defence in book.defences:
         rows = table[(table["metric"] == "natural_accuracy") & (table["defence"] == defence)]
         value = rows[(rows["split"] == "test") & (rows["headline"] == 1)]["value"].mean()

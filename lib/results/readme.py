@@ -121,7 +121,7 @@ def _shown(row: pd.Series, show: str) -> str:
 
 
 def _table(filters: dict[str, str], folder: Path) -> str:
-    """A Markdown table, one row per defence in order of first appearance, one column per metric."""
+    """A Markdown table, one row per defence, NoDef and its weaker models first, one column per metric."""
     if "metrics" not in filters:
         raise UserError("README table marker: expected metrics=a,b,c, got none; name the columns")
     metrics = filters["metrics"].split(",")
@@ -131,8 +131,8 @@ def _table(filters: dict[str, str], folder: Path) -> str:
         metric, _, evaluator = column.partition("@")
         asked = {**shared, "metric": metric} | ({"evaluator": evaluator} if evaluator else {})
         rows = _rows(asked, folder)
-        # rows about the target alone have no attack and no evaluator, rows about an attack have no split
-        for absent in (_ATTACK_COLUMNS, ("split",)):
+        # rows about an attack have no split, rows about the target alone have no attack and no evaluator
+        for absent in (("split",), _ATTACK_COLUMNS):
             if rows.empty:
                 rows = _rows({k: v for k, v in asked.items() if k not in absent}, folder)
         if rows.empty or rows["defence"].duplicated().any():
@@ -144,16 +144,22 @@ def _table(filters: dict[str, str], folder: Path) -> str:
             cells.setdefault(row.defence, {})[column] = _shown(row, filters.get("show", "both"))
     lines = ["| defence | " + " | ".join(map(_heading, metrics)) + " |", "|---" * (len(metrics) + 1) + "|"]
     cells.pop(filters.get("without", ""), None)
-    for defence, found in cells.items():
+    for defence, found in sorted(cells.items(), key=lambda cell: _place(cell[0])):
         lines.append(f"| `{defence}` | " + " | ".join(found.get(column, "–") for column in metrics) + " |")
     return "\n".join(lines)
+
+
+def _place(defence: str) -> tuple[bool, bool]:
+    """NoDef first, its weaker models next, defences after them; the rest of the order is kept."""
+    return defence != "none", not defence.startswith(("early(", "fewer(", "small("))
 
 
 def _heading(column: str) -> str:
     """``attack_accuracy_top1@panel_2`` -> "AttAcc, panel 2"; a verifier's metrics name it already."""
     metric, _, evaluator = column.partition("@")
-    judge = evaluator.removeprefix("verifier").strip("_").replace("_", " ")
-    return metric_name(metric) + (f", {judge}" if judge else "")
+    name = metric_name(metric)
+    judge = evaluator.removeprefix("verifier").strip("_") if "verifier" in name else evaluator
+    return name + (f", {judge.replace('_', ' ')}" if judge else "")
 
 
 def main(arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lib import evaluation, results, statistics
 from lib.results.sentences import metric_name
-from lib.run import inversion, measures
+from lib.run import inversion, measures, outside
 from lib.run.inversion import Attack
 from lib.run.tables import points
 from lib.run.workbook import Workbook
@@ -69,17 +69,22 @@ def budget_curve(book: Workbook, defence: str = "none") -> pd.DataFrame:
 
 
 def rival_table(book: Workbook, defence: str = "none") -> pd.DataFrame:
-    """Run :func:`rival_attacks`; AttAcc, the verifier's match rate and what a person costs, a row an attack."""
-    rows = []
+    """Run :func:`rival_attacks`; AttAcc, the match rates of the verifier and of the outside one if there is one,
+    and what a person costs, a row an attack."""
+    judges, rows = list(SHOWN[:3]), []
+    enrolled = outside.gallery(book.setup) if outside.applies(book.setup) else None
+    if enrolled:
+        judges.append(("verifier_match", outside.NAME))
     for attack in rival_attacks(book, defence):
         table = book.invert([attack])
+        if enrolled:
+            table = pd.concat([table, outside.measure(book, attack, enrolled)])
         cells: dict[str, object] = {"attack": attack.attack, "prior": attack.prior, "budget": attack.budget}
-        for metric, evaluator in SHOWN[:3]:
+        for metric, evaluator in judges:
             row = table[(table["metric"] == metric) & (table["evaluator"] == evaluator)].iloc[0]
             interval = Interval(row["value"], row["low"], row["high"], row["n"])
-            cells[f"{metric_name(metric)}, {evaluator.replace('_', ' ')}"] = interval.percent().rpartition(
-                ","
-            )[0]
+            name = f"{metric_name(metric)}, {evaluator.replace('_', ' ')}"
+            cells[name] = interval.percent().rpartition(",")[0]
         cells["passes per person"] = round(network_passes(attack))
         rows.append(cells)
     return pd.DataFrame(rows).set_index(["attack", "prior", "budget"])

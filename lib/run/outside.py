@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown
-from torch import Tensor
 
 from lib import evaluation, results, store
 from lib.data import load_world
@@ -69,34 +68,38 @@ def judged(attack: Attack, what: str = "reconstructions") -> Judged:
 def measured(book: Workbook) -> pd.DataFrame:
     """Judge the study's attacks and NoDef's frontier, and the prior samples that the first of them started from;
     save their rows beside those of the other judges."""
-    enrolled, tables = gallery(book.setup), []
+    enrolled = gallery(book.setup)
     attacks = [*book.headline_attacks(), *book.frontier_attacks()]
-    for attack in attacks:
-        common = measures.attack_common(attack)
-        name = f"{book.name(attack.defence, attack.training_seed, common['training_steps'], attack)}__dlib"
-        seen = judged(attack)
-        verdicts = enrolled.verdicts(seen.features[NAME], seen.labels)
-        rows = _rows(common, verdicts, seen)
-        results.save_table(rows, name)
-        identities = [
-            measures.per_identity(common, metric, NAME, right.float(), seen.labels)
-            for metric, right in verdicts.items()
-        ]
-        results.save_identities(sum(identities, []), name)
-        tables.append(pd.DataFrame(rows))
-        if attack == attacks[0]:
-            start = judged(attack, "prior_samples")
-            before = _rows(common, enrolled.verdicts(start.features[NAME], start.labels), start)
-            results.save_curves(measures.as_baseline(before), f"prior-samples__{name}")
+    tables = [measure(book, attack, enrolled) for attack in attacks]
+    start = judged(attacks[0], "prior_samples")
+    before = _rows(measures.attack_common(attacks[0]), enrolled, start)
+    results.save_curves(measures.as_baseline(before), f"prior-samples__{_name(book, attacks[0])}")
     ceiling = enrolled.ceiling_rows(measures.evaluator_common(book.setup))
     results.save_table(ceiling, f"{book.setup.name}__evaluators__dlib")
     return pd.concat(tables, ignore_index=True)
 
 
-def _rows(common: measures.Row, verdicts: dict[str, Tensor], seen: Judged) -> list[measures.Row]:
+def measure(book: Workbook, attack: Attack, enrolled: measures.Gallery) -> pd.DataFrame:
+    """The outside verifier's rows about one attack; saved."""
+    common, seen = measures.attack_common(attack), judged(attack)
+    rows = _rows(common, enrolled, seen)
+    results.save_table(rows, _name(book, attack))
+    identities = [
+        measures.per_identity(common, metric, NAME, right.float(), seen.labels)
+        for metric, right in enrolled.verdicts(seen.features[NAME], seen.labels).items()
+    ]
+    results.save_identities(sum(identities, []), _name(book, attack))
+    return pd.DataFrame(rows)
+
+
+def _name(book: Workbook, attack: Attack) -> str:
+    return f"{book.name(attack.defence, attack.training_seed, attack.target().steps, attack)}__dlib"
+
+
+def _rows(common: measures.Row, enrolled: measures.Gallery, seen: Judged) -> list[measures.Row]:
     return [
         measures.row(common, metric, NAME, "", measures.mean(right, seen.labels))
-        for metric, right in verdicts.items()
+        for metric, right in enrolled.verdicts(seen.features[NAME], seen.labels).items()
     ]
 
 

@@ -198,8 +198,8 @@ def comparison_table(frame: pd.DataFrame, evaluator: str = "main") -> pd.DataFra
     """:func:`comparisons` by one judge as it is printed; the paper's ratio says where it is undefined."""
     if not isinstance(frame, pd.DataFrame):
         return frame
-    rows = frame[frame["evaluator"] == evaluator].set_index("defence")
-    rows = rows[
+    everything = frame[frame["evaluator"] == evaluator].set_index("defence")
+    rows = everything[
         [
             "natural_accuracy",
             "attack_accuracy",
@@ -213,9 +213,13 @@ def comparison_table(frame: pd.DataFrame, evaluator: str = "main") -> pd.DataFra
             "verdict",
         ]
     ].assign(
-        seeds=[seed_points(found) for found in rows["seeds"]],
-        detectable=[f"{100 * value:.1f} points" for value in rows["detectable"]],
-        P_dominates=[f"{value:.0%}" for value in rows["P_dominates"]],
+        seeds=[seed_points(found) for found in everything["seeds"]],
+        detectable=[f"{100 * value:.1f} points" for value in everything["detectable"]],
+        P_dominates=[f"{value:.0%}" for value in everything["P_dominates"]],
+        verdict=[
+            "none: outside NoDef's accuracies" if outside else verdict
+            for outside, verdict in zip(everything["extrapolated"], everything["verdict"], strict=True)
+        ],
     )
     shown = readable(rows, signed=["utility_difference", "privacy_gain", "advantage"])
     return shown.rename(
