@@ -450,7 +450,8 @@ def test_budgets_grow_and_equal_ones_count_once(book, measured):
     assert tuple(saved.columns) == results.CURVE_COLUMNS and len(saved) == len(curve) == 2 * len(budget.SHOWN)
     assert "too small to conclude" in budget.curve_sentence(book, curve)
     table = budget.rival_table(book)
-    assert list(table.index) == [("ppa", "eigenfaces", "sweep")]
+    models = ("NoDef", "RE [.1, .4]")
+    assert list(table.index) == [("ppa", "eigenfaces", "sweep", model) for model in models]
 
 
 def test_the_feature_report_measures_claims_and_says_too_small(book, space):

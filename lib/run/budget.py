@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lib import evaluation, results, statistics
+from lib.plots import label
 from lib.results.sentences import metric_name
 from lib.run import inversion, measures, outside
 from lib.run.inversion import Attack
@@ -37,8 +38,13 @@ def curve_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
     return list(made.values())
 
 
+def rivalled(book: Workbook) -> tuple[str, ...]:
+    """The models that every prior and attack is tried on: NoDef and the run's first defence."""
+    return tuple(dict.fromkeys(["none", *book.defences]))[:2]
+
+
 def rival_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
-    """The same model under a middling budget with every prior, and under the other attacks."""
+    """One model under a middling budget with every prior, and under the other attacks."""
     first = book.study.attacks[0]
     middle = MIDDLING if MIDDLING in book.setup.attacks[first] else book.study.budget
     runs = [book.attack(defence, attack=first, prior=kind, budget=middle) for kind in book.setup.priors]
@@ -68,18 +74,20 @@ def budget_curve(book: Workbook, defence: str = "none") -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
-def rival_table(book: Workbook, defence: str = "none") -> pd.DataFrame:
-    """Run :func:`rival_attacks`; AttAcc, the match rates of the verifier and of the outside one if there is one,
-    and what a person costs, a row an attack."""
+def rival_table(book: Workbook) -> pd.DataFrame:
+    """Run :func:`rival_attacks` on the :func:`rivalled` models; AttAcc, the match rates of the verifier and of
+    the outside one if there is one, and what a person costs, a row an attack and model."""
     judges, rows = list(SHOWN[:3]), []
     enrolled = outside.gallery(book.setup) if outside.applies(book.setup) else None
     if enrolled:
         judges.append(("verifier_match", outside.NAME))
-    for attack in rival_attacks(book, defence):
+    attacks = zip(*(rival_attacks(book, defence) for defence in rivalled(book)), strict=True)
+    for attack in [attack for models in attacks for attack in models]:
         table = book.invert([attack])
         if enrolled:
             table = pd.concat([table, outside.measure(book, attack, enrolled)])
-        cells: dict[str, object] = {"attack": attack.attack, "prior": attack.prior, "budget": attack.budget}
+        cells: dict[str, object] = {name: getattr(attack, name) for name in ("attack", "prior", "budget")}
+        cells["model"] = label(attack.defence)
         for metric, evaluator in judges:
             row = table[(table["metric"] == metric) & (table["evaluator"] == evaluator)].iloc[0]
             interval = Interval(row["value"], row["low"], row["high"], row["n"])
@@ -87,7 +95,7 @@ def rival_table(book: Workbook, defence: str = "none") -> pd.DataFrame:
             cells[name] = interval.percent().rpartition(",")[0]
         cells["passes per person"] = round(network_passes(attack))
         rows.append(cells)
-    return pd.DataFrame(rows).set_index(["attack", "prior", "budget"])
+    return pd.DataFrame(rows).set_index(["attack", "prior", "budget", "model"])
 
 
 def gain(book: Workbook, defence: str = "none") -> statistics.PairedComparison:

@@ -9,7 +9,7 @@ from lib import store
 from lib.data.world import data_stage
 from lib.run import inversion, targets
 from lib.run.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
-from lib.run.budget import curve_attacks, rival_attacks
+from lib.run.budget import curve_attacks, rival_attacks, rivalled
 from lib.run.inversion import Attack
 from lib.run.workbook import Workbook
 from lib.runtime import device
@@ -75,7 +75,7 @@ def plan(book: Workbook) -> list[Step]:
         *book.frontier_attacks(),
         *curve_attacks(book),
         *(book.attack("none", seed, budget=curve_attacks(book)[0].budget) for seed in book.training_seeds),
-        *rival_attacks(book),
+        *(attack for defence in rivalled(book) for attack in rival_attacks(book, defence)),
         *_ablations(book, longest),
     ]:
         length = attack.multiple or _length(book, attack.defence)
