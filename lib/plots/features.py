@@ -299,8 +299,8 @@ def difference_plot(
     """Paired differences with 95 % intervals against zero, a row each: columns ``by``, value, low, high.
 
     Filled where the interval excludes 0 (or where a column ``settled`` says so), hollow where nothing is
-    established. ``left`` and ``right`` say what
-    the sides mean. With ``by="defence"`` rows are ordered and coloured as everywhere.
+    established. ``left`` and ``right`` say what the sides mean. With ``by="defence"`` rows are ordered and
+    coloured as everywhere.
     """
     require(frame, by, "value", "low", "high")
     names = order(frame[by]) if by == "defence" else list(dict.fromkeys(frame[by]))

@@ -225,9 +225,7 @@ def percent_axis(ax: Axes, which: str = "y", *, decimals: int = 0, bounded: bool
     for letter in which:
         axis = ax.xaxis if letter == "x" else ax.yaxis
         axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals, symbol="%"))
-        axis.set_major_locator(
-            MaxNLocator("auto", steps=[1, 2, 5, 10])
-        )  # never 2.5 %, which would be rounded
+        axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # not 2.5 %: it would be rounded
         if bounded:
             (ax.set_xlim if letter == "x" else ax.set_ylim)(0, 1)
 

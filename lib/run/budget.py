@@ -92,6 +92,8 @@ def rival_table(book: Workbook) -> pd.DataFrame:
             row = table[(table["metric"] == metric) & (table["evaluator"] == evaluator)].iloc[0]
             interval = Interval(row["value"], row["low"], row["high"], row["n"])
             name = f"{metric_name(metric)}, {evaluator.replace('_', ' ')}"
+            if evaluator == outside.NAME:
+                name += f" (best {outside.KEPT})"
             cells[name] = interval.percent().rpartition(",")[0]
         cells["passes per person"] = round(network_passes(attack))
         rows.append(cells)

@@ -215,7 +215,7 @@ class Judged:
 
 def judges(setup: Setup) -> dict[str, Trained]:
     """The evaluators and the verifier; nobody without private photos."""
-    if setup.data.private.source == "none":
+    if not setup.has_photos:
         return {}
     return {role: targets.judge(setup, role) for role in (*setup.evaluators, "verifier")}
 

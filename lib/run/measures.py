@@ -204,7 +204,7 @@ def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
     )
     baselines = [row(common, "target_probability", "target", "", mean(own["prior_samples"], started.labels))]
 
-    if setup.data.private.source != "none":
+    if setup.has_photos:
         enrolled = gallery(setup)
         for metric, right in enrolled.verdicts(kept_seen.features["verifier"], kept_seen.labels).items():
             rows.append(row(common, metric, "verifier", "", mean(right, kept_seen.labels)))
@@ -235,7 +235,7 @@ def accuracy_hits(setup: Setup, seen: Judged) -> dict[str, dict[str, Tensor]]:
     """evaluator -> top1 / top5 hits (N,); the panel's majority vote and unanimity have top1 only. Empty
     without private photos."""
     found: dict[str, dict[str, Tensor]] = {}
-    if setup.data.private.source == "none":
+    if not setup.has_photos:
         return found
     for role in setup.evaluators:
         logits = seen.logits[role]

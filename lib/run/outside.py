@@ -10,23 +10,26 @@ from IPython.display import Markdown
 from lib import evaluation, results, store
 from lib.data import load_world
 from lib.data.world import data_stage
-from lib.evaluation import outside
+from lib.evaluation import dlib_face
 from lib.results.sentences import metric_name, show_interval, show_number
 from lib.run import inversion, measures
 from lib.run.inversion import Attack, Judged
+from lib.run.progress import expected
 from lib.run.tables import pivot
 from lib.run.workbook import Workbook
 from lib.setups import Setup
 from lib.store import Stage
 
-NAME = outside.NAME
+NAME = dlib_face.NAME
 KEPT = 2
-"""Reconstructions judged per person, the ones the target rates best: it takes a tenth of a second each."""
+"""Reconstructions judged per person, the ones the target rates best."""
+SECONDS = 0.1
+"""What an image takes it."""
 
 
 def applies(setup: Setup) -> bool:
     """Whether there are private faces (digits are none) and the optional packages to look at them."""
-    return setup.data.private.source not in ("none", "digits") and outside.available()
+    return setup.has_photos and setup.data.private.source != "digits" and dlib_face.available()
 
 
 def gallery(setup: Setup) -> measures.Gallery:
@@ -38,9 +41,10 @@ def gallery(setup: Setup) -> measures.Gallery:
 
     def make(_: store.Checkpoint) -> tuple[dict, dict]:
         pairs = (("train", enrolled), ("test", world.test))
-        return {name: outside.embed(photos.pixels) for name, photos in pairs}, {}
+        return {name: dlib_face.embed(photos.pixels) for name, photos in pairs}, {}
 
-    seen = store.get(stage, make).tensors
+    images = len(enrolled) + len(world.test)
+    seen = store.get(stage, make, seconds=expected(stage, lambda: SECONDS * images)).tensors
     photos = {
         name: Judged({NAME: seen[name]}, {}, images.labels)
         for name, images in (("train", enrolled), ("test", world.test))
@@ -59,9 +63,10 @@ def judged(attack: Attack, what: str = "reconstructions") -> Judged:
     def make(_: store.Checkpoint) -> tuple[dict, dict]:
         latents = made.latents if what == "reconstructions" else made.initial
         chosen = latents.gather(1, best[..., None].expand(-1, -1, latents.shape[-1])).flatten(0, 1)
-        return {"features": outside.embed(inversion.synthesise(attack.setup, attack.prior, chosen))}, {}
+        return {"features": dlib_face.embed(inversion.synthesise(attack.setup, attack.prior, chosen))}, {}
 
-    features = store.get(stage, make).tensors["features"]
+    seconds = expected(stage, lambda: SECONDS * best.numel())
+    features = store.get(stage, make, seconds=seconds).tensors["features"]
     return Judged({NAME: features}, {}, made.labels.repeat_interleave(best.shape[1]))
 
 
@@ -114,7 +119,7 @@ def opinion(book: Workbook) -> Any:
 
 
 def caption(book: Workbook) -> str:
-    """What a perfect reconstruction could reach with this verifier: its verdict of unseen photos."""
+    """How many reconstructions it saw, and what a perfect one could reach: its verdict of unseen photos."""
     if not applies(book.setup):
         return ""
     rows = pd.DataFrame(gallery(book.setup).ceiling_rows(measures.evaluator_common(book.setup)))
@@ -124,4 +129,7 @@ def caption(book: Workbook) -> str:
         for row in rows.itertuples()
     ]
     rate = f"{100 * book.setup.false_accept_rate:g} %"
-    return f"Unseen photos of the same people, false-accept rate {rate}: {'; '.join(cells)}."
+    return (
+        f"Of every model the {KEPT} reconstructions a person that the target rates best, not all that it kept. Unseen "
+        f"photos of the same people, false-accept rate {rate}: {'; '.join(cells)}."
+    )

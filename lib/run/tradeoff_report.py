@@ -18,7 +18,8 @@ from lib.run.workbook import Workbook
 from lib.statistics import Interval
 
 JUDGES = ("main", "panel_majority", "verifier")
-"""A conclusion has to hold by all three: the main evaluator, most of the panel, and people-disjoint features."""
+"""A conclusion has to hold by all of them: the main evaluator, most of the panel, people-disjoint features; and
+by the outside verifier where there is one."""
 ALLOWED_LOSS = 0.1
 """Worst corner of the hypervolume: NoDef's natural accuracy minus this, at NoDef's AttAcc."""
 GIVEN = "The target is a given network: there is nothing to train, so it has no frontier and nothing to compare with."
@@ -146,9 +147,9 @@ def matched(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
 
 @needs_photos
 def comparisons(book: Workbook, judges: Sequence[str] = ()) -> pd.DataFrame:
-    """:meth:`Workbook.advantages` by several judges (:data:`JUDGES`, and the outside verifier if there is
-    one), with ``P_dominates``: the share of paired resamples in
-    which the model dominates NoDef. Saved as ``curves/<setup>__comparisons`` (they join seeds)."""
+    """:meth:`Workbook.advantages` by several judges (:data:`JUDGES`, and the outside verifier if there is one),
+    with ``P_dominates``: the share of paired resamples in which the model dominates NoDef. Saved as
+    ``curves/<setup>__comparisons`` (they join seeds)."""
     if not judges:
         judges = (*JUDGES, *([outside.NAME] if outside.applies(book.setup) else []))
     parts = []
@@ -275,22 +276,21 @@ def verdicts(book: Workbook, frame: pd.DataFrame) -> str:
     lines = []
     for defence in plots.order(frame.loc[frame["defence"] != "none", "defence"]):
         rows = frame[frame["defence"] == defence]
-        sentences = [
-            results.advantage_sentence(
-                row["advantage"],
-                detectable=row["detectable"],
-                defence=label(defence),
-                setup=book.setup.name,
-                extrapolated=row["extrapolated"],
-            )
-            for row in rows.to_dict("records")
-        ]
-        first = sentences[0]
+        row = rows.iloc[0]
+        first = results.advantage_sentence(
+            row["advantage"],
+            detectable=row["detectable"],
+            defence=label(defence),
+            setup=book.setup.name,
+            extrapolated=row["extrapolated"],
+        )
         others = [
-            f"{judge.replace('_', ' ')} {100 * row.value:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
-            for judge, row in zip(rows["evaluator"][1:], rows["advantage"][1:], strict=True)
+            f"{judge.replace('_', ' ')} {100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+            for judge, found in zip(rows["evaluator"][1:], rows["advantage"][1:], strict=True)
         ]
-        lines.append(f"- {first} By the other judges: {'; '.join(others)}.{_together(book, rows)}")
+        lines.append(
+            f"- By the main evaluator: {first} By the other judges: {'; '.join(others)}.{_together(book, rows)}"
+        )
     return "\n".join(lines)
 
 

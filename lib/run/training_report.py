@@ -32,11 +32,6 @@ NO_PHOTOS = (
 NOT_TRAINED = "Not trained here: this target is a given network."
 
 
-def is_external(book: Workbook) -> bool:
-    """Whether the target is somebody's own classifier, not one trained here."""
-    return book.setup.target.network.get("kind") == "external"
-
-
 # --- the check page -----------------------------------------------------------------------------------
 
 
@@ -62,7 +57,7 @@ def check_page(book: Workbook) -> pd.DataFrame:
         "grey image": f"largest probability {float(logits.softmax(1).max()):.2f}, feature norm "
         f"{float(features.norm(dim=1)[0]):.1f}",
     }
-    title = "your classifier" if is_external(book) else f"target of {book.setup.name}"
+    title = "your classifier" if book.setup.is_external else f"target of {book.setup.name}"
     return pd.DataFrame({"value": map(str, facts.values())}, index=pd.Index(facts, name=title))
 
 
@@ -93,7 +88,7 @@ def trained(book: Workbook) -> pd.DataFrame:
 
 def training_lengths(book: Workbook) -> pd.DataFrame:
     """As :meth:`Workbook.training_lengths`; an empty table for a given network."""
-    return results.load_tables("not-trained") if is_external(book) else book.training_lengths()
+    return results.load_tables("not-trained") if book.setup.is_external else book.training_lengths()
 
 
 def histories(book: Workbook) -> pd.DataFrame:
@@ -107,7 +102,7 @@ def histories(book: Workbook) -> pd.DataFrame:
 
 def history_figure(book: Workbook) -> Figure | Markdown:
     """Loss and validation accuracy over the training of the run's first seed."""
-    if is_external(book):
+    if book.setup.is_external:
         return Markdown(NOT_TRAINED)
     return plots.learning_curves(
         histories(book),
@@ -120,7 +115,7 @@ def history_figure(book: Workbook) -> Figure | Markdown:
 
 def headline_steps(book: Workbook) -> dict[str, float]:
     """Training steps of the headline of every defence that tries several lengths; empty for a given network."""
-    if is_external(book):
+    if book.setup.is_external:
         return {}
     tried = [defence for defence in book.defences if defence in book.setup.multiples]
     return {defence: float(book.attack(defence, 0).target().steps) for defence in tried}
@@ -134,7 +129,7 @@ def validation_curve(lengths: pd.DataFrame) -> pd.DataFrame:
 
 def length_figure(book: Workbook, lengths: pd.DataFrame) -> Axes | Markdown:
     """Validation accuracy by training length, the headline ringed."""
-    if is_external(book):
+    if book.setup.is_external:
         return Markdown(NOT_TRAINED)
     rows = validation_curve(lengths)
     longest = rows.groupby("defence")["training_steps"].max()
@@ -159,7 +154,7 @@ def headline_was_tried(book: Workbook, lengths: pd.DataFrame) -> bool:
 
 def length_sentence(book: Workbook, lengths: pd.DataFrame) -> str:
     """Which training length each defence's headline has, and what it was chosen from."""
-    if is_external(book):
+    if book.setup.is_external:
         return NOT_TRAINED
     rows = validation_curve(lengths)
     rows = rows[rows["training_seed"] == 0]
