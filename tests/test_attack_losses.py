@@ -7,13 +7,17 @@ import math
 import pytest
 import torch
 from torchvision.transforms import functional as reference
+from toys import ToyPrior, ToyTarget
 
+from lib.attacks.access import Access
 from lib.attacks.gmi import descend
 from lib.attacks.losses import cross_entropy, poincare
 from lib.attacks.optimise import refine
 from lib.attacks.transforms import apply_crops, draw_crops, random_resized_crop
 from lib.errors import UserError
 from lib.runtime import generator
+
+ACCESS = Access(ToyTarget(ToyPrior()), ToyPrior(), fast=False)
 
 
 def by_definition(logits: list[float], label: int) -> float:
@@ -95,7 +99,7 @@ def test_momentum_step_equals_the_published_formula() -> None:
             z = z - 0.9 * velocity + 1.9 * new
             z = z if clip is None else z.clamp(-clip, clip)
             velocity = new
-        found, _ = descend(start, objective, steps=20, learning_rate=0.01, momentum=0.9, clip=clip)
+        found, _ = descend(ACCESS, start, objective, steps=20, learning_rate=0.01, momentum=0.9, clip=clip)
         torch.testing.assert_close(found, z, atol=1e-4, rtol=1e-4)
         if clip is not None:
             assert found.abs().max() <= clip
@@ -110,7 +114,7 @@ def test_a_sample_moves_alike_alone_and_in_company() -> None:
         return loss, loss.detach()
 
     def run(part: torch.Tensor) -> torch.Tensor:
-        return descend(part, objective, steps=10, learning_rate=1e-3, momentum=0.9, clip=None)[0]
+        return descend(ACCESS, part, objective, steps=10, learning_rate=1e-3, momentum=0.9, clip=None)[0]
 
     torch.testing.assert_close(run(start)[2:3], run(start[2:3]), atol=0, rtol=0)
 
@@ -123,7 +127,11 @@ def test_adam_with_small_betas_never_moves_further_than_the_learning_rate() -> N
         return poincare(latents, labels), labels.float()
 
     found, history = refine(
-        start, objective, steps=30, optimiser=lambda p: torch.optim.Adam(p, lr=0.005, betas=(0.1, 0.1))
+        ACCESS,
+        start,
+        objective,
+        steps=30,
+        optimiser=lambda p: torch.optim.Adam(p, lr=0.005, betas=(0.1, 0.1)),
     )
     assert (found - start).abs().max() <= 30 * 0.005 * 1.001
     assert history[-1, 0] < history[0, 0]

@@ -5,6 +5,7 @@ The stages they share (candidate search, optimisation, selection) are modules of
 """
 
 from lib.attacks.interface import Budget, Reconstructions
+from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.registry import Attack, get, names
 
-__all__ = ["Attack", "Budget", "Reconstructions", "get", "names"]
+__all__ = ["NOTHING", "Attack", "Budget", "Knowledge", "Reconstructions", "get", "names"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 class Access:
     """Counts images per network on the host, so that counting never waits for the device.
 
-    Attacks ask this object and nothing else; whoever wants other logits (an average over erasing masks,
-    an ensemble) overrides :meth:`logits` and the search, the optimisation and the selection follow.
+    Attacks ask this object and nothing else. Whoever wants other logits (an average over erasing masks) wraps
+    the target (:class:`lib.attacks.adaptive.Adapted`), whoever may see less overrides :meth:`logits`
+    (:class:`lib.attacks.oracle.OracleAccess`); search, optimisation and selection follow.
     """
 
     def __init__(self, target: nn.Module, prior: Prior, *, fast: bool) -> None:
@@ -29,17 +31,41 @@ class Access:
         self.fast = fast
         self.device = device_of(target)
         self.counts = {"target_forward": 0, "target_backward": 0, "synthesis": 0, "critic": 0}
+        self._reset_peak()
+
+    def _reset_peak(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in [0,1] to (B, C) fp32."""
-        self.counts["target_forward"] += len(images)
-        if images.requires_grad:
-            self.counts["target_backward"] += len(images)
-        images = images.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest in
-        with autocast(self.device) if self.fast else contextlib.nullcontext():
+        with self._pass(images) as images:
             return self.target(images).float()
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Penultimate features (B, d) and logits (B, C) of the target, fp32, in one pass."""
+        with self._pass(images) as images:
+            features, logits = self.target.both(images)
+            return features.float(), logits.float()
+
+    @contextlib.contextmanager
+    def _pass(self, images: Tensor) -> Iterator[Tensor]:
+        passes = len(images) * getattr(self.target, "passes", 1)
+        self.counts["target_forward"] += passes
+        if images.requires_grad:
+            self.counts["target_backward"] += passes
+        with autocast(self.device) if self.fast else contextlib.nullcontext():
+            # channels last: what convolutions are fastest in
+            yield images.contiguous(memory_format=torch.channels_last)
+
+    def terms(self) -> Tensor | float:
+        """(B,): what an adapted target adds to the loss of the passes since the last call; 0 if nothing."""
+        return self.target.terms() if hasattr(self.target, "terms") else 0.0
+
+    def restart(self) -> None:
+        """Before each chunk, so that an adapted target's random draws depend on nothing that came before."""
+        if hasattr(self.target, "restart"):
+            self.target.restart()
 
     def images(self, latents: Tensor) -> Tensor:
         """(B, d) to (B, 3, S, S) in [0,1]."""

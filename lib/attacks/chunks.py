@@ -17,6 +17,7 @@ from lib.errors import UserError
 from lib.store import Checkpoint
 
 FIELDS = ("latents", "initial", "selected", "confidence", "loss")
+OPTIONAL = ("images",)
 
 
 def run_chunks(
@@ -43,7 +44,8 @@ def run_chunks(
         prepare: labels to (tensors per identity, (K, ...); tensors shared by all), made once, kept in the
             checkpoint too.
         work: (labels of the chunk, its prepared tensors), both on the device, to the tensors ``latents,
-            initial, selected, confidence, loss`` (k, ...) and ``history`` (steps, 2).
+            initial, selected, confidence, loss`` (k, ...), ``images`` where latents do not tell them
+            (:class:`lib.attacks.interface.Reconstructions`), and ``history`` (steps, 2).
 
     Raises:
         UserError: the checkpoint belongs to another attack; the loss stopped being finite.
@@ -54,6 +56,7 @@ def run_chunks(
     fingerprint = json.dumps([name, dataclasses.asdict(budget), seed, ascending.tolist()], sort_keys=True)
     state = _resume(checkpoint, fingerprint)
     if state is None:
+        access.restart()
         each, shared = prepare(ascending)
         state = {"fingerprint": fingerprint, "each": each, "shared": shared, "chunks": [], "seconds": 0.0}
     else:
@@ -72,6 +75,7 @@ def run_chunks(
         part = slice(start, start + budget.chunk)
         prepared = {key: value[part] for key, value in state["each"].items()} | state["shared"]
         prepared = {key: value.to(access.device) for key, value in prepared.items()}
+        access.restart()
         result = {k: v.cpu() for k, v in work(ascending[part].to(access.device), prepared).items()}
         if not (result["history"].isfinite().all() and result["loss"].isfinite().all()):
             raise UserError(
@@ -86,7 +90,8 @@ def run_chunks(
             done = min(start + budget.chunk, total)
             callback({"stage": name, "done": done, "total": total, "loss": loss, "confidence": confidence})
     back = order.argsort()
-    collected = {field: torch.cat([chunk[field] for chunk in chunks])[back] for field in FIELDS}
+    fields = (*FIELDS, *(field for field in OPTIONAL if field in chunks[0]))
+    collected = {field: torch.cat([chunk[field] for chunk in chunks])[back] for field in fields}
     sizes = torch.tensor([len(chunk["loss"]) for chunk in chunks], dtype=torch.float32)
     history = torch.einsum("c,csv->sv", sizes / total, torch.stack([chunk["history"] for chunk in chunks]))
     rows = [{"step": i, "loss": loss, "confidence": p} for i, (loss, p) in enumerate(history.tolist())]

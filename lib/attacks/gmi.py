@@ -18,6 +18,7 @@ from lib.attacks.access import Access
 from lib.attacks.chunks import run_chunks
 from lib.attacks.interface import Budget as CommonBudget
 from lib.attacks.interface import Callback, Reconstructions, check_inputs, networks, storable
+from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import cross_entropy
 from lib.attacks.optimise import Objective, refine, target_confidence
 from lib.attacks.selection import Ranking, select
@@ -92,6 +93,7 @@ def invert(
     *,
     budget: GmiBudget,
     seed: int,
+    knowledge: Knowledge = NOTHING,
     callback: Callback | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Reconstructions:
@@ -160,6 +162,7 @@ def _attack(
         return loss, target_confidence(logits.detach(), flat)
 
     whitened, history = descend(
+        access,
         ((starts - mean) / scale).flatten(0, 1),
         objective,
         steps=budget.steps,
@@ -175,6 +178,7 @@ def _attack(
 
 
 def descend(
+    access: Access,
     start: Tensor,
     objective: Objective,
     *,
@@ -190,6 +194,7 @@ def descend(
         latents.clamp_(-clip, clip)
 
     return refine(
+        access,
         start,
         objective,
         steps=steps,

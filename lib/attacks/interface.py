@@ -90,6 +90,8 @@ class Reconstructions:
         cost: per identity: ``target_forward, target_backward, synthesis, critic`` (images through the
             network), ``seconds``; and ``peak_memory_mb`` (of the device, on a CPU of the whole process).
         attack: its name.
+        images: (K, n, 3, S, S) uint8 of attacks whose results the prior cannot synthesise from their latents
+            (intermediate features, a tuned generator); rounded before the target judges them. Else None.
     """
 
     labels: Tensor
@@ -101,14 +103,22 @@ class Reconstructions:
     history: list[dict[str, float]]
     cost: dict[str, float]
     attack: str = ""
+    images: Tensor | None = None
 
     def kept(self) -> Tensor:
         """(K, m, d): the selected latents, best first."""
         return self.latents.gather(1, self.selected[..., None].expand(-1, -1, self.latents.shape[-1]))
 
+    def render(self, index: Tensor, synthesise: Callable[[Tensor], Tensor]) -> Tensor:
+        """(N, 3, S, S) in [0, 1]: the final images of flat, identity-major candidates ``index`` (N,)."""
+        if self.images is None:
+            return synthesise(self.latents.flatten(0, 1)[index])
+        return self.images.flatten(0, 1)[index].float() / 255
+
     def to_tensors(self) -> dict[str, Tensor]:
         """For the store: latents as fp16 (nothing is lost, see above)."""
-        return {
+        images = {} if self.images is None else {"images": self.images}
+        return images | {
             "labels": self.labels,
             "latents": self.latents.half(),
             "initial": self.initial.half(),
@@ -133,9 +143,9 @@ def storable(latents: Tensor) -> Tensor:
     return latents.detach().half().float()
 
 
-def networks(target: nn.Module, prior: Prior) -> list[nn.Module]:
+def networks(target: nn.Module, prior: Prior, *more: nn.Module) -> list[nn.Module]:
     """Everything an attack passes gradients through and must leave as it was."""
-    parts = [target, prior, *getattr(prior, "__dict__", {}).values()]
+    parts = [target, prior, *getattr(prior, "__dict__", {}).values(), *more]
     return [part for part in parts if isinstance(part, nn.Module)]
 
 
@@ -166,7 +176,8 @@ def check_labels(target: nn.Module, labels: Sequence[int] | Tensor) -> Tensor:
 def check_inputs(
     target: nn.Module, prior: Prior, labels: Sequence[int] | Tensor, *, gradients: bool = True
 ) -> Tensor:
-    """Refuse what would fail, or silently do nothing, hours later. Costs one pass of one image.
+    """Refuse what would fail, or silently do nothing, hours later. Costs one pass of one image, and of an oracle
+    no query.
 
     Returns:
         (K,) int64 labels on the CPU.
@@ -175,13 +186,19 @@ def check_inputs(
         UserError: bad labels; prior and target of different image sizes; a target or (with ``gradients``)
             a prior that no gradient passes through; logits of a wrong shape or not finite.
     """
+    blind = hasattr(target, "ask")  # an oracle
+    if blind and gradients:
+        raise UserError(
+            "target: expected a network that passes gradients, got an oracle that answers with "
+            f"{target.reveals}; use an attack that needs no gradients (black box)"
+        )
     given = check_labels(target, labels)
     if prior.image_size != target.image_size:
         raise UserError(
             f"prior: expected images of {target.image_size} px like the target's, got {prior.image_size} px; "
             "use a prior of that size"
         )
-    device = device_of(target)
+    device = target.device if blind else device_of(target)
     latents = prior.sample(1, generator=torch.Generator().manual_seed(0)).detach()
     if latents.device != device:
         raise UserError(
@@ -190,6 +207,8 @@ def check_inputs(
         )
     with frozen(*networks(target, prior)), torch.enable_grad():
         images = prior.synthesise(latents.requires_grad_(gradients))
+        if blind:  # asking would cost a query
+            return given
         probe = images.detach().requires_grad_(gradients)
         logits = target(probe)
     if logits.shape != (1, target.num_classes) or not logits.isfinite().all():

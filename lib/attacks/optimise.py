@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lib.attacks.access import Access
+
 Objective = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 def refine(
+    access: Access,
     start: Tensor,
     objective: Objective,
     *,
@@ -25,6 +28,7 @@ def refine(
     many others share the batch.
 
     Args:
+        access: whose target may add terms of its own to the loss (:meth:`Access.terms`).
         start: (B, d), left unchanged.
         objective: (latents, step) to (loss (B,), confidence (B,)).
         project: changes the latents in place after each step (a box).
@@ -39,6 +43,7 @@ def refine(
     with torch.enable_grad():
         for step in range(steps):
             loss, confidence = objective(latents, step)
+            loss = loss + access.terms()
             (latents.grad,) = torch.autograd.grad(loss.sum(), [latents])
             method.step()
             if schedule:

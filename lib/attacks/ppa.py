@@ -18,6 +18,7 @@ from lib.attacks.access import Access
 from lib.attacks.chunks import run_chunks
 from lib.attacks.interface import Budget as CommonBudget
 from lib.attacks.interface import Callback, Reconstructions, check_inputs, networks, storable
+from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import poincare
 from lib.attacks.optimise import refine, target_confidence
 from lib.attacks.search import search
@@ -93,6 +94,7 @@ def invert(
     *,
     budget: PpaBudget,
     seed: int,
+    knowledge: Knowledge = NOTHING,
     callback: Callback | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Reconstructions:
@@ -101,6 +103,7 @@ def invert(
     Args:
         target: network under attack; frozen meanwhile and handed back as it was.
         labels: (K,) class indices, each once.
+        knowledge: what else the attacker has; this attack needs nothing.
         callback: gets ``{"stage", "done", "total", ...}`` during the search and after each chunk.
         checkpoint: where finished chunks are kept; an interrupted attack goes on from it.
 
@@ -154,6 +157,7 @@ def _attack(
         return loss, target_confidence(logits.detach(), flat)
 
     latents, history = refine(
+        access,
         starts.flatten(0, 1),
         objective,
         steps=budget.steps,

@@ -5,23 +5,52 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
 
 import lib.attacks
+from lib.attacks.adaptive import Ingredient, adapt, parse
 from lib.attacks.interface import Budget, Reconstructions
+from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.errors import UserError
+
+if TYPE_CHECKING:
+    from lib.priors import Prior
 
 
 @dataclass(frozen=True)
 class Attack:
-    """One attack: its name in tables and setups, its budget type, its function."""
+    """One attack: its name in tables and setups, its budget type, its function.
+
+    Attributes:
+        needs: fields of :class:`~lib.attacks.knowledge.Knowledge` it cannot do without.
+        sees: "gradients" (white box), "scores" or "labels".
+        ingredients: what was appended to its name with ``+``.
+        prior: the only kind of prior it works with, None for any.
+    """
 
     name: str
     Budget: type[Budget]
     invert: Callable[..., Reconstructions]
+    needs: frozenset[str] = frozenset()
+    sees: str = "gradients"
+    ingredients: tuple[Ingredient, ...] = ()
+    prior: str | None = None
+
+    @property
+    def base(self) -> str:
+        """The attack without its ingredients."""
+        return self.name.partition("+")[0]
+
+    @property
+    def erases(self) -> frozenset[str]:
+        """What is to be made from erased public images (:data:`lib.attacks.adaptive.interface.MATERIALS`)."""
+        return frozenset().union(*(ingredient.erases for ingredient in self.ingredients))
 
     def budget(self, **values: Any) -> Budget:
         """A budget from a setup's values; what is not given keeps the published default.
@@ -42,7 +71,14 @@ def _attacks() -> dict[str, Attack]:
     for entry in pkgutil.iter_modules(lib.attacks.__path__):
         module = importlib.import_module(f"lib.attacks.{entry.name}")
         if all(hasattr(module, member) for member in ("NAME", "Budget", "invert")):
-            found[module.NAME] = Attack(module.NAME, module.Budget, module.invert)
+            found[module.NAME] = Attack(
+                module.NAME,
+                module.Budget,
+                module.invert,
+                frozenset(getattr(module, "NEEDS", ())),
+                getattr(module, "SEES", "gradients"),
+                prior=getattr(module, "PRIOR", None),
+            )
     return found
 
 
@@ -51,8 +87,40 @@ def names() -> list[str]:
     return sorted(_attacks())
 
 
+@cache
 def get(name: str) -> Attack:
-    """Raises: UserError for a name that no attack has."""
-    if name not in _attacks():
-        raise UserError(f"attack: expected one of {', '.join(names())}, got {name!r}; check the spelling")
-    return _attacks()[name]
+    """An attack, or one with adaptive ingredients appended: ``ppa+eot16+re_prior``.
+
+    Raises:
+        UserError: a name that no attack or ingredient has, an ingredient given twice, or one for an attack that
+            sees no gradients.
+    """
+    base, *rest = name.split("+")
+    if base not in _attacks():
+        raise UserError(f"attack: expected one of {', '.join(names())}, got {base!r}; check the spelling")
+    attack = _attacks()[base]
+    if not rest:
+        return attack
+    ingredients = tuple(parse(text) for text in rest)
+    if len({re.sub(r"\d+", "", text) for text in rest}) < len(rest):
+        raise UserError(f"attack: expected each ingredient once, got {name!r}; remove the repeated one")
+    if attack.sees != "gradients":
+        raise UserError(
+            f"attack: expected ingredients on a white-box attack, got {name!r} ({base} sees {attack.sees}); drop them"
+        )
+    needs = attack.needs.union(*(ingredient.needs for ingredient in ingredients))
+
+    def invert(
+        target: nn.Module,
+        prior: Prior,
+        labels: Sequence[int] | Tensor,
+        *,
+        seed: int,
+        knowledge: Knowledge = NOTHING,
+        **rest: Any,
+    ) -> Reconstructions:
+        seen = adapt(target, ingredients, knowledge, seed)
+        found = attack.invert(seen, prior, labels, seed=seed, knowledge=knowledge, **rest)
+        return dataclasses.replace(found, attack=name)
+
+    return dataclasses.replace(attack, name=name, invert=invert, needs=needs, ingredients=ingredients)

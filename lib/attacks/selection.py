@@ -32,13 +32,29 @@ def select(
     seed: int,
     rank_by: Ranking = "confidence",
 ) -> dict[str, Tensor]:
-    """Render each latent once, look at it through random views, keep the best.
+    """Render each latent once and :func:`rank` the images; latents (K, n, d), the rest as there."""
+    with torch.no_grad():
+        images = access.images(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+    return rank(access, images, labels, budget=budget, loss=loss, seed=seed, rank_by=rank_by)
+
+
+def rank(
+    access: Access,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    budget: Budget,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    seed: int,
+    rank_by: Ranking = "confidence",
+) -> dict[str, Tensor]:
+    """Look at each image through random views and keep the best.
 
     All candidates of an identity are seen through the same views (its own named stream), so that they are
     compared fairly and independently of who else is attacked.
 
     Args:
-        latents: (K, n, d) on the device.
+        images: (K, n, 3, S, S) in [0, 1] on the device.
         labels: (K,) on the device.
         loss: identity loss reported for the plain image.
         rank_by: mean p_y over the views (PPA), or the target logit of the plain image (GMI).
@@ -46,7 +62,7 @@ def select(
     Returns:
         ``confidence`` (K, n), ``loss`` (K, n), ``selected`` (K, keep).
     """
-    count, candidates = latents.shape[:2]
+    count, candidates = images.shape[:2]
     flat = labels.repeat_interleave(candidates)
     views = torch.stack(
         [
@@ -61,10 +77,11 @@ def select(
         ],
         dim=1,
     )
-    views = views.repeat_interleave(candidates, dim=1).to(latents.device)
+    views = views.repeat_interleave(candidates, dim=1).to(images.device)
+    images = images.flatten(0, 1)
     with torch.no_grad():
-        images = access.images(latents.flatten(0, 1))
         logits = access.logits(images)
+        access.terms()  # they are for the optimisation alone
         total = torch.zeros(len(images), device=images.device)
         for view in views:
             total += target_confidence(access.logits(apply_crops(images, view)), flat)

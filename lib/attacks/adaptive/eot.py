@@ -1,0 +1,75 @@
+"""Expectation over erasing (after Athalye et al. 2018, 'Synthesizing robust adversarial examples').
+
+A network trained on erased images never saw a whole one. An image is therefore shown to it K times, each time
+with another part erased as in training, and its logits are averaged: every part must then look like the person,
+whatever else is hidden. The average replaces the logits in search, optimisation and selection alike.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lib.attacks.adaptive.interface import Adapted, Ingredient
+from lib.erasing import ErasingLaw, View, draw_view
+from lib.errors import UserError
+from lib.runtime import generator
+
+EXAMPLE = "eot16"
+MOST = 256
+KEPT_GRAPHS = 4  # more masks than this are recomputed in the backward pass, so that memory stays that of one
+
+
+def parse(name: str) -> Ingredient | None:
+    match = re.fullmatch(r"eot(\d+)", name)
+    if match is None:
+        return None
+    masks = int(match[1])
+    if not 1 <= masks <= MOST:
+        raise UserError(f"eot: expected 1 to {MOST} masks, got {masks}; use e.g. {EXAMPLE}")
+    return Ingredient(
+        name,
+        needs=frozenset({"law"}),
+        wrap=lambda target, knowledge, seed: ErasedViews(target, knowledge.blind_law, masks=masks, seed=seed),
+    )
+
+
+class ErasedViews(Adapted):
+    """Mean features and logits over K erased views of each image.
+
+    The views are drawn anew at each pass and shared by the batch, so that candidates are compared under the
+    same ones and a reconstruction does not depend on which others share its batch.
+    """
+
+    def __init__(self, inner: nn.Module, law: ErasingLaw, *, masks: int, seed: int) -> None:
+        super().__init__(inner)
+        self.law, self.masks, self.seed = law, masks, seed
+        self.passes *= masks
+        self.restart()
+
+    def restart(self) -> None:
+        super().restart()
+        self._stream = generator(self.seed, "attack", "erasing")
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = zip(*(self._seen(images, view) for view in self._draw(images)), strict=True)
+        return sum(features) / self.masks, sum(logits) / self.masks
+
+    def _draw(self, images: Tensor) -> list[View]:
+        one = (1, *images.shape[1:])
+        return [
+            draw_view(self.law, one, generator=self._stream, device=images.device) for _ in range(self.masks)
+        ]
+
+    def _seen(self, images: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        if self.masks > KEPT_GRAPHS and torch.is_grad_enabled() and images.requires_grad:
+            features, logits = checkpoint(self._inner_both, images, view, use_reentrant=False)
+        else:
+            features, logits = self._inner_both(images, view)
+        return features.float(), logits.float()
+
+    def _inner_both(self, images: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        return self.inner.both(view(images))

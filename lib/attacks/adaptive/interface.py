@@ -1,0 +1,69 @@
+"""What an ingredient can change: what the target answers, what is added to the loss, what images are erased."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lib.attacks.knowledge import Knowledge
+
+MATERIALS = ("prior", "students")
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One ingredient, parsed from its name.
+
+    Attributes:
+        name: as it is written in an attack's name.
+        needs: fields of :class:`~lib.attacks.knowledge.Knowledge` it cannot do without.
+        wrap: ``(target, knowledge, seed)`` to the target as the attack is to see it; None: as it is.
+        erases: of :data:`MATERIALS`, what is to be made from erased instead of clean public images, by
+            whoever makes it (:mod:`lib.run.inversion` in a study).
+    """
+
+    name: str
+    needs: frozenset[str] = frozenset()
+    wrap: Callable[[nn.Module, Knowledge, int], nn.Module] | None = None
+    erases: frozenset[str] = frozenset()
+
+
+class Adapted(nn.Module):
+    """A target seen through an ingredient. Subclasses override :meth:`forward` and what else they change.
+
+    Attributes:
+        inner: the target, or another ingredient's view of it.
+        base: the target itself.
+        passes: images through the target per image shown.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.num_classes, self.image_size = inner.num_classes, inner.image_size
+        self.passes: int = getattr(inner, "passes", 1)
+
+    @property
+    def base(self) -> nn.Module:
+        return self.inner.base if isinstance(self.inner, Adapted) else self.inner
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, d) and logits (B, C)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.both(images)[1]
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.both(images)[0]
+
+    def terms(self) -> Tensor | float:
+        """What is added to the loss of the images shown since the last call: (B,), or 0."""
+        return self.inner.terms() if isinstance(self.inner, Adapted) else 0.0
+
+    def restart(self) -> None:
+        """Start all random draws again."""
+        if isinstance(self.inner, Adapted):
+            self.inner.restart()

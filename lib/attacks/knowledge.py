@@ -1,0 +1,47 @@
+"""What an attacker has besides the target and a prior. Nothing private is ever in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from lib.erasing import ErasingLaw
+from lib.errors import UserError
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the threat model grants. An attack says in ``NEEDS`` which of these it cannot do without.
+
+    Attributes:
+        public: (N, 3, S, S) uint8 images of public people.
+        students: networks distilled from the target on public images, of the target's classes (LOMMA).
+        law: how the target's training images were erased (the defence is published, its draws are not).
+    """
+
+    public: Tensor | None = None
+    students: tuple[nn.Module, ...] = ()
+    law: ErasingLaw | None = None
+
+    @property
+    def blind_law(self) -> ErasingLaw:
+        """The law with what the attacker cannot know made random: a place that it fixes, and the other
+        training images that it may fill with."""
+        return replace(
+            self.law,
+            location=self.law.location if self.law.location in ("random", "toroidal") else "random",
+            value="noise" if self.law.value == "image" else self.law.value,
+        )
+
+    def require(self, attack: str, *needs: str) -> None:
+        """Raises: UserError naming the first thing that is missing."""
+        for need in needs:
+            value = getattr(self, need)
+            if value is None or len(value := (value,) if need == "law" else value) == 0:
+                raise UserError(
+                    f"{attack}: expected knowledge of {need}, got none; pass knowledge=Knowledge({need}=...)"
+                )
+
+
+NOTHING = Knowledge()

@@ -1,0 +1,98 @@
+"""The target as a black box: it answers with scores or labels, counts every image, and can stop answering."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lib.attacks.access import Access
+from lib.errors import UserError
+from lib.runtime import frozen
+
+if TYPE_CHECKING:
+    from lib.priors import Prior
+
+Reveals = Literal["scores", "labels"]
+HIDDEN = 1e-6  # the score that a label oracle's answer stands for, of the classes it did not name
+
+
+class Oracle:
+    """Answers about images, and nothing else: no gradient, no logit, no feature.
+
+    Attributes:
+        reveals: ``scores`` (softmax, (B, C)) or ``labels`` (the predicted class, (B,)).
+        queries: images asked about so far. cap: how many it will answer; None for no limit.
+        num_classes, image_size: what everybody may know.
+    """
+
+    def __init__(self, target: nn.Module, *, reveals: Reveals, cap: int | None = None) -> None:
+        if reveals not in ("scores", "labels"):
+            raise UserError(f"oracle: expected to reveal scores or labels, got {reveals!r}; choose one")
+        if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
+            raise UserError(f"oracle cap: expected a whole number of at least 1, got {cap!r}; raise it")
+        self.reveals, self.cap, self.queries = reveals, cap, 0
+        self.num_classes, self.image_size = target.num_classes, target.image_size
+        self.device = next((parameter.device for parameter in target.parameters()), torch.device("cpu"))
+        self.__target = target
+
+    def ask(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) in [0, 1] to scores (B, C) fp32, or labels (B,) int64, on the images' device.
+
+        Raises:
+            UserError: more queries than the cap allows; nothing is answered then.
+        """
+        if self.cap is not None and self.queries + len(images) > self.cap:
+            raise UserError(
+                f"oracle: expected at most {self.cap} queries, got {self.queries + len(images)}; raise the cap or "
+                "spend less (fewer steps, a smaller pool)"
+            )
+        self.queries += len(images)
+        with frozen(self.__target), torch.inference_mode():
+            images = images.detach().contiguous(memory_format=torch.channels_last)
+            logits = self.__target(images).float()
+            answer = logits.softmax(1) if self.reveals == "scores" else logits.argmax(1)
+        return answer.clone()  # an inference tensor could not enter autograd later
+
+
+class OracleAccess(Access):
+    """An attack's access through an oracle, with which search and selection work as they are.
+
+    ``counts["queries"]`` is what the oracle counted in this attack.
+    """
+
+    def __init__(self, oracle: Oracle, prior: Prior) -> None:
+        self.target, self.prior, self.fast, self.device = oracle, prior, False, oracle.device
+        self.counts = {"target_forward": 0, "target_backward": 0, "synthesis": 0, "critic": 0, "queries": 0}
+        self._reset_peak()
+
+    def ask(self, images: Tensor) -> Tensor:
+        """What the oracle reveals of (B, 3, S, S)."""
+        self.counts["target_forward"] += len(images)
+        self.counts["queries"] += len(images)
+        return self.target.ask(images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, C): log scores, from which softmax gives the scores again; of a label oracle, those of a
+        network that is certain of its label."""
+        answer = self.ask(images)
+        if self.target.reveals == "labels":
+            scores = torch.full((len(answer), self.target.num_classes), HIDDEN, device=answer.device)
+            return scores.scatter_(1, answer[:, None], 1.0).log()
+        return answer.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def oracle_for(target: nn.Module | Oracle, *, reveals: Reveals, cap: int | None = None) -> Oracle:
+    """An oracle around a network, or the given oracle.
+
+    Raises:
+        UserError: the given oracle reveals less than the attack needs.
+    """
+    if not isinstance(target, Oracle):
+        return Oracle(target, reveals=reveals, cap=cap)
+    if reveals == "scores" and target.reveals == "labels":
+        raise UserError(
+            "oracle: expected one that reveals scores, got one that reveals labels; use a label-only attack"
+        )
+    return target
