@@ -188,7 +188,7 @@ def test_environment_file_is_python_pip_and_the_same_project():
 
 def test_requirements_are_exactly_what_is_imported():
     used = {name.split(".")[0] for path in PYTHON_FILES for name in imports(path)}
-    third_party = used - set(sys.stdlib_module_names) - {"lib", "tests", "conftest"}
+    third_party = used - set(sys.stdlib_module_names) - {"lib", "tests", "conftest", "toys"}
     declared = {canonical_package(r) for r in [*requirements(), *requirements("test")]}
     importable = {IMPORT_NAMES.get(name, name) for name in declared - TOOLS}
     brought_along = {"packaging", "jupyter_client"}  # by pytest and ipykernel

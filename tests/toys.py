@@ -14,6 +14,7 @@ class ToyPrior:
     """Images sigmoid(z A): standard normal latents, no network."""
 
     name = "toy"
+    slope = 1.0
     latent_dim = DIM
     critic = None
 

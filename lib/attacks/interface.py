@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,17 @@ class Budget:
                 f"budget keep: expected at most the {self.candidates} candidates per identity, got "
                 f"{self.keep}; keep fewer or try more"
             )
+
+    @property
+    def work(self) -> float:
+        """Images through the target per identity, a backward pass counted as half a forward and backward one;
+        for estimates of the time an attack takes."""
+        return self.candidates * (self.steps * 1.5 + self.views / 2)
+
+    def short(self) -> Self:
+        """The same attack at next to no cost, to measure how fast it is."""
+        few: dict[str, Any] = {"steps": 2, "views": 2}
+        return replace(self, **few | ({"pool": self.candidates} if hasattr(self, "pool") else {}))
 
     def require_count(self, *names: str) -> None:
         for name in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 import re
 from collections.abc import Callable, Sequence
@@ -46,6 +47,11 @@ class Attack:
     def base(self) -> str:
         """The attack without its ingredients."""
         return self.name.partition("+")[0]
+
+    @property
+    def passes(self) -> int:
+        """Images through the target per image that the attack shows it."""
+        return math.prod(ingredient.passes for ingredient in self.ingredients)
 
     @property
     def erases(self) -> frozenset[str]:

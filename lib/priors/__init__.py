@@ -4,11 +4,13 @@ from lib.priors.augment import augment
 from lib.priors.eigenfaces import Eigenfaces
 from lib.priors.gan import GanConfig, generator_from_checkpoint, train_gan
 from lib.priors.interface import Block, Prior, clamp_through
-from lib.priors.registry import prior_from_state
+from lib.priors.registry import PRIORS, TRAINERS, Trainer, prior_from_state
 from lib.priors.stylegan import Discriminator, Generator, StyleSpec, spec_for
 from lib.priors.styleprior import StylePrior
 
 __all__ = [
+    "PRIORS",
+    "TRAINERS",
     "Block",
     "Discriminator",
     "Eigenfaces",
@@ -17,6 +19,7 @@ __all__ = [
     "Prior",
     "StylePrior",
     "StyleSpec",
+    "Trainer",
     "augment",
     "clamp_through",
     "generator_from_checkpoint",

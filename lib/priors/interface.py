@@ -17,6 +17,8 @@ class Prior(ABC):
 
     Attributes:
         name: ``eigenfaces`` or ``stylegan``; chooses the class in :func:`lib.priors.prior_from_state`.
+        slope: of the leaky ReLU that ends the map to latents; before it latents are closer to Gaussian (P
+            space of MIRROR). 1 where there is none.
         latent_dim: length d of one latent.
         image_size: side S of the images.
         critic: ``images (n, 3, S, S) in [0, 1] -> realness logits (n,)`` of the discriminator trained against
@@ -24,6 +26,7 @@ class Prior(ABC):
     """
 
     name: ClassVar[str]
+    slope: ClassVar[float] = 1.0
     latent_dim: int
     image_size: int
     critic: Callable[[Tensor], Tensor] | None = None

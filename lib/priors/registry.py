@@ -1,18 +1,40 @@
-"""Which class a stored prior belongs to."""
+"""Which class a stored prior belongs to, and how priors are trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from lib.errors import UserError
 from lib.priors.eigenfaces import Eigenfaces
+from lib.priors.gan import GanConfig, train_gan
 from lib.priors.interface import Prior
 from lib.priors.styleprior import StylePrior
 
+
+@dataclass(frozen=True)
+class Trainer:
+    """How a kind of GAN prior is made.
+
+    Attributes:
+        Config: its constants, with ``steps`` and ``batch``.
+        train: ``(public (N, 3, S, S) uint8, target, *, config, seed, device, checkpoint, callback)`` to
+            ``(*networks, history)``; the prior is ``PRIORS[kind](*networks)``.
+        against_target: whether it is trained against the target, which is None otherwise.
+    """
+
+    Config: type
+    train: Callable[..., tuple]
+    against_target: bool = False
+
+
 PRIORS: dict[str, type[Prior]] = {kind.name: kind for kind in (Eigenfaces, StylePrior)}
+TRAINERS: dict[str, Trainer] = {
+    "stylegan": Trainer(GanConfig, lambda public, target, **rest: train_gan(public, **rest)),
+}
 
 
 def prior_from_state(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Prior:

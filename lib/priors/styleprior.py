@@ -27,6 +27,7 @@ class StylePrior(Prior):
     """
 
     name: ClassVar[str] = "stylegan"
+    slope: ClassVar[float] = SLOPE
 
     def __init__(self, generator: Generator, discriminator: Discriminator | None = None) -> None:
         self.generator = generator.eval().requires_grad_(False)

@@ -275,8 +275,7 @@ def error_map(book: Workbook, attack: Attack) -> Tensor:
     """(S,S) mean absolute difference, over people, between a person's mean kept reconstruction and mean private
     training photo: where the attack misses the person."""
     made = inversion.reconstruct(attack)
-    kept = made.kept()
-    images = inversion.synthesise(book.setup, attack.prior, kept.flatten(0, 1)).unflatten(0, kept.shape[:2])
+    images = inversion.pictures(attack, range(len(made.labels)), made.selected)
     photos, labels = book.world.train.float(), book.world.train.labels
     private = torch.stack([photos[labels == k].mean(0) for k in made.labels.tolist()])
     return (images.mean(1) - private).abs().mean((0, 1))

@@ -1,9 +1,8 @@
-"""Stages of an attack: the prior, the reconstructions, and what every judge says of them."""
+"""Stages of an attack: the reconstructions, and what every judge says of them."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,78 +13,20 @@ from lib import attacks, evaluation, store
 from lib.attacks import Reconstructions
 from lib.data import Images, load_world
 from lib.data.world import data_stage
-from lib.errors import UserError
+from lib.erasing import ErasingLaw
 from lib.models import build_classifier
-from lib.priors import Eigenfaces, GanConfig, Prior, StylePrior, prior_from_state, train_gan
-from lib.run import targets
+from lib.priors import Eigenfaces, Prior
+from lib.run import priors, students, targets
+from lib.run.knowledge import knowledge, law_of
 from lib.run.progress import expected, report
 from lib.run.targets import Trained
 from lib.runtime import device
 from lib.setups import Setup
-from lib.setups.schema import from_dict
 from lib.store import Stage
 
-PRIOR_SEED = 0
 GUESSED_PEOPLE = 62  # of LFW with 20 photos
 PROBE_COMPONENTS = 256
-
-
-# --- priors -------------------------------------------------------------------------------------------
-
-
-def prior_stage(setup: Setup, kind: str) -> Stage:
-    """An image prior trained on the public photos: ``eigenfaces`` or ``stylegan``."""
-    if kind not in setup.priors:
-        raise UserError(f"{setup.name}: no prior {kind!r}; expected one of {', '.join(setup.priors)}")
-    # All constants of a GAN, not only those the setup names: a changed default is another prior.
-    constants = asdict(gan_config(setup)) if kind == "stylegan" else setup.priors[kind]
-    params = {"setup": setup.name, "prior": kind, "seed": PRIOR_SEED, **constants}
-    return Stage("prior", f"{setup.name} prior {kind}", params, (data_stage(setup).key,))
-
-
-def prior(setup: Setup, kind: str) -> Prior:
-    """Load or train a prior."""
-    artifact = prior_artifact(setup, kind)
-    return prior_from_state(artifact.tensors, artifact.meta).to(device())
-
-
-def prior_artifact(setup: Setup, kind: str) -> store.Artifact:
-    """The prior's stage with its training history."""
-    stage = prior_stage(setup, kind)
-
-    def make(checkpoint: store.Checkpoint) -> tuple[dict, dict]:
-        public = load_world(setup).public.pixels
-        if kind == "eigenfaces":
-            made: Prior = Eigenfaces.fit(public, **setup.priors[kind])
-            return made.state(), made.meta()
-        config = gan_config(setup)
-        generator, discriminator, history = train_gan(
-            public,
-            config=config,
-            seed=PRIOR_SEED,
-            device=device(),
-            checkpoint=checkpoint,
-            callback=lambda row: report(stage.label, int(row["step"]), config.steps),
-        )
-        made = StylePrior(generator, discriminator)
-        return made.state(), {**made.meta(), "history": history, "steps": config.steps}
-
-    return store.get(stage, make, seconds=expected(stage, lambda: prior_seconds(setup, kind)))
-
-
-def gan_config(setup: Setup) -> GanConfig:
-    return from_dict(GanConfig, setup.priors["stylegan"], f"{setup.name}.priors.stylegan")
-
-
-def prior_seconds(setup: Setup, kind: str) -> float:
-    """Expected seconds on this machine, from a few steps; 0 if the prior is there."""
-    if store.exists(prior_stage(setup, kind)) or kind == "eigenfaces":
-        return 0.0
-    config = dataclasses.replace(gan_config(setup), steps=2)
-    images = torch.zeros(config.batch, 3, setup.image_size, setup.image_size, dtype=torch.uint8)
-    began = time.perf_counter()
-    train_gan(images, config=config, seed=0, device=device())
-    return (time.perf_counter() - began) / config.steps * gan_config(setup).steps
+PROBE_CANDIDATES = 8
 
 
 # --- reconstructions ----------------------------------------------------------------------------------
@@ -111,8 +52,19 @@ class Attack:
     @property
     def values(self) -> dict[str, Any]:
         """The budget's constants: the prior's own, then the named budget's."""
-        budgets = self.setup.attacks.get(self.attack, {})
+        budgets = self.setup.attacks.get(attacks.get(self.attack).base, {})
         return {**budgets.get(self.prior, {}), **self.setup.budget(self.attack, self.budget)}
+
+    @property
+    def _prior_law(self) -> ErasingLaw | None:
+        return law_of(self.setup, self.defence) if "prior" in attacks.get(self.attack).erases else None
+
+    def prior_stage(self, target: Stage) -> Stage:
+        return priors.stage(self.setup, self.prior, law=self._prior_law, target=target)
+
+    def load_prior(self) -> Prior:
+        """Load or train the prior it searches."""
+        return priors.load(self.setup, self.prior, law=self._prior_law, target=self.target())
 
     def target(self) -> Trained:
         return targets.target(self.setup, self.defence, self.training_seed, self.multiple)
@@ -125,12 +77,24 @@ def reconstruction_stage(attack: Attack, target: Stage) -> Stage:
         "budget": attack.values,
         "seed": attack.attack_seed,
     }
+    method = attacks.get(attack.attack)
+    if "law" in method.needs:
+        params["law"] = asdict(law_of(attack.setup, attack.defence))
     label = (
         f"{target.label.replace(' target', '')} {attack.attack} {attack.prior} "
         f"{attack.budget} attack seed {attack.attack_seed}"
     )
-    upstream = (target.key, prior_stage(attack.setup, attack.prior).key)
-    return Stage("reconstructions", label, params, upstream)
+    upstream = [target.key, attack.prior_stage(target).key]
+    if "students" in method.needs:
+        upstream += [stage.key for stage in student_stages(attack, target)]
+    return Stage("reconstructions", label, params, tuple(upstream))
+
+
+def student_stages(attack: Attack, target: Stage) -> list[Stage]:
+    """Of the networks distilled from the target that the attack uses."""
+    erased = "students" in attacks.get(attack.attack).erases
+    law = law_of(attack.setup, attack.defence) if erased else None
+    return students.stages(attack.setup, target, law=law)
 
 
 def reconstruct(attack: Attack) -> Reconstructions:
@@ -142,10 +106,11 @@ def reconstruct(attack: Attack) -> Reconstructions:
         method = attacks.get(attack.attack)
         found = method.invert(
             trained.model.to(device()),
-            prior(attack.setup, attack.prior),
+            attack.load_prior(),
             list(range(trained.model.num_classes)),
             budget=method.budget(**attack.values),
             seed=attack.attack_seed,
+            knowledge=knowledge(attack.setup, attack.attack, attack.defence, trained),
             checkpoint=checkpoint,
             callback=lambda row: report(f"{stage.label}, {row['stage']}", row["done"], row["total"]),
         )
@@ -159,8 +124,8 @@ _SECONDS: dict[str, float] = {}
 
 
 def attack_seconds(attack: Attack, target: nn.Module | None = None) -> float:
-    """Expected seconds of an attack here, from a short one on ``target`` (while it is not trained: on a network
-    of its kind) through an eigenface prior; a GAN takes longer."""
+    """Expected seconds of an attack here, from a few steps of PPA on ``target`` (while it is not trained: on a
+    network of its kind) through an eigenface prior, scaled to the attack's passes; a GAN takes longer."""
     setup, method = attack.setup, attacks.get(attack.attack)
     size = setup.image_size
     key = repr((setup.target.network, size, getattr(target, "num_classes", 0), attack.attack, attack.values))
@@ -170,20 +135,16 @@ def attack_seconds(attack: Attack, target: nn.Module | None = None) -> float:
         elif target is None:
             target = build_classifier(setup.target.network, people_of(setup), size)
         target, people = target.to(device()), target.num_classes
-        budget = method.budget(**attack.values)
-        few: dict[str, Any] = {"steps": 2, "views": 2}
-        if hasattr(budget, "pool"):
-            few["pool"] = budget.candidates
-        if hasattr(budget, "realism"):
-            few["realism"] = "auto"  # eigenfaces have no critic
         noise = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (300, 3, size, size), generator=noise, dtype=torch.uint8)
         faces = Eigenfaces.fit(images, components=min(PROBE_COMPONENTS, 3 * size * size)).to(device())
-        labels, short = list(range(min(budget.chunk, 4, people))), dataclasses.replace(budget, **few)
+        probe = attacks.get("ppa")
+        short = probe.budget(candidates=PROBE_CANDIDATES, keep=1).short()
+        labels = list(range(min(short.chunk, people)))
         for _ in range(2):  # the first one warms up
-            found = method.invert(target, faces, labels, budget=short, seed=0)
-        full, done = (b.candidates * (b.steps * 1.5 + b.views / 2) for b in (budget, short))
-        _SECONDS[key] = found.cost["seconds"] / done * full * people
+            found = probe.invert(target, faces, labels, budget=short, seed=0)
+        work = method.budget(**attack.values).work * method.passes
+        _SECONDS[key] = found.cost["seconds"] / short.work * work * people
     return _SECONDS[key]
 
 
@@ -235,10 +196,13 @@ def judge_reconstructions(attack: Attack) -> dict[str, Judged]:
         networks = {"target": trained.model, **{role: member.model for role, member in panel.items()}}
         for network in networks.values():
             network.to(where)
-        faces = prior(attack.setup, attack.prior)
+        synthesise = attack.load_prior().synthesise
         tensors: dict[str, Tensor] = {}
         for name, latents in (("reconstructions", made.latents), ("prior_samples", made.initial)):
-            seen = evaluation.judge(latents.flatten(0, 1), networks, synthesise=faces.synthesise)
+            if name == "reconstructions" and made.images is not None:
+                seen = evaluation.judge(made.images.flatten(0, 1), networks)
+            else:
+                seen = evaluation.judge(latents.flatten(0, 1), networks, synthesise=synthesise)
             for role, (features, logits) in seen.items():
                 tensors[f"{name}.{role}.features"] = features.half()
                 if role != "verifier":
@@ -290,7 +254,23 @@ def _judged(tensors: dict[str, Tensor], name: str, labels: Tensor) -> Judged:
 
 
 @torch.inference_mode()
-def synthesise(setup: Setup, kind: str, latents: Tensor, *, batch: int = 64) -> Tensor:
+def pictures(attack: Attack, people: Sequence[int] | Tensor, candidates: Tensor) -> Tensor:
+    """(k,m,3,S,S) in [0,1] on the CPU: of each of the ``people`` (k,) the final images ``candidates`` (k,m)."""
+    made = reconstruct(attack)
+    index = torch.as_tensor(people)[:, None] * made.latents.shape[1] + candidates
+    if made.images is not None:
+        return made.images.flatten(0, 1)[index].float() / 255
+    return starting_pictures(attack, made.latents.flatten(0, 1)[index])
+
+
+@torch.inference_mode()
+def starting_pictures(attack: Attack, latents: Tensor) -> Tensor:
+    """(k,m,3,S,S) in [0,1] on the CPU: what the attack's prior makes of latents (k,m,d)."""
+    faces = attack.load_prior()
+    return synthesise(faces, latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+
+
+@torch.inference_mode()
+def synthesise(faces: Prior, latents: Tensor, *, batch: int = 64) -> Tensor:
     """(N,3,S,S) in [0,1] on the CPU."""
-    faces = prior(setup, kind)
     return torch.cat([faces.synthesise(part.float().to(device())).cpu() for part in latents.split(batch)])

@@ -127,12 +127,11 @@ def faces(book: Workbook, defences: Sequence[str], *, best: int = BEST) -> dict[
         attack = book.attack(defence)
         made = inversion.reconstruct(attack)
         best = min(best, made.selected.shape[1])
-        chosen = made.kept()[people, :best]
-        images = inversion.synthesise(book.setup, attack.prior, chosen.flatten(0, 1))
+        images = inversion.pictures(attack, people, made.selected[people, :best])
         seen = inversion.judge_reconstructions(attack)["reconstructions"]
         right = evaluation.hits(seen.logits["main"], seen.labels).view(len(made.labels), -1)
         name = label(defence)
-        reconstructed[name] = list(images.unflatten(0, (len(people), best)))
+        reconstructed[name] = list(images)
         marks[name] = right.gather(1, made.selected)[people, :best].tolist()
     return {
         "private": by_person(shown_photos(book.world)),
@@ -148,10 +147,8 @@ def journeys(book: Workbook, attack: Attack) -> dict[str, torch.Tensor]:
     made = inversion.reconstruct(attack)
     first = made.selected[people, 0]
     return {
-        "prior sample": inversion.synthesise(book.setup, attack.prior, made.initial[people, first]),
-        f"after {attack.attack.upper()}": inversion.synthesise(
-            book.setup, attack.prior, made.latents[people, first]
-        ),
+        "prior sample": inversion.starting_pictures(attack, made.initial[people, first][:, None])[:, 0],
+        f"after {attack.attack.upper()}": inversion.pictures(attack, people, first[:, None])[:, 0],
     }
 
 

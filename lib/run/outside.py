@@ -61,9 +61,12 @@ def judged(attack: Attack, what: str = "reconstructions") -> Judged:
     best = made.selected[:, :KEPT]
 
     def make(_: store.Checkpoint) -> tuple[dict, dict]:
-        latents = made.latents if what == "reconstructions" else made.initial
-        chosen = latents.gather(1, best[..., None].expand(-1, -1, latents.shape[-1])).flatten(0, 1)
-        return {"features": dlib_face.embed(inversion.synthesise(attack.setup, attack.prior, chosen))}, {}
+        if what == "reconstructions":
+            images = inversion.pictures(attack, range(len(made.labels)), best)
+        else:
+            start = made.initial.gather(1, best[..., None].expand(-1, -1, made.initial.shape[-1]))
+            images = inversion.starting_pictures(attack, start)
+        return {"features": dlib_face.embed(images.flatten(0, 1))}, {}
 
     seconds = expected(stage, lambda: SECONDS * best.numel())
     features = store.get(stage, make, seconds=seconds).tensors["features"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lib import store
 from lib.data.world import data_stage
-from lib.run import inversion, targets
+from lib.run import inversion, priors, targets
 from lib.run.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
 from lib.run.budget import curve_attacks, rival_attacks, rivalled
 from lib.run.inversion import Attack
@@ -42,15 +42,14 @@ def plan(book: Workbook) -> list[Step]:
 
     if not book.has_photos:  # the target is given, nobody can judge
         for attack in book.headline_attacks():
-            prior = inversion.prior_stage(setup, attack.prior)
-            add(prior, inversion.prior_seconds(setup, attack.prior))
+            add(priors.stage(setup, attack.prior), priors.seconds(setup, attack.prior))
             _add_attack(attack, add, attack.target().stage)
         return steps
     for role, config in (*setup.evaluators.items(), ("verifier", setup.verifier)):
         stage = targets.judge_stage(setup, role)
         add(stage, targets.training_seconds(setup, stage, config))
     for kind in setup.priors:
-        add(inversion.prior_stage(setup, kind), inversion.prior_seconds(setup, kind))
+        add(priors.stage(setup, kind), priors.seconds(setup, kind))
 
     def add_target(defence: str, seed: int, multiple: float) -> Stage:
         stage = targets.target_stage(setup, defence, seed, multiple)

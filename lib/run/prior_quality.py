@@ -18,7 +18,7 @@ from lib.data import Images
 from lib.data.checks import unseen_among
 from lib.priors import Eigenfaces
 from lib.results.sentences import metric_name, show_interval, show_number
-from lib.run import inversion, measures, targets
+from lib.run import inversion, measures, priors, targets
 from lib.run.measures import Row
 from lib.run.workbook import Workbook
 from lib.runtime import device, generator
@@ -116,14 +116,14 @@ def quality(book: Workbook) -> Quality:
     real, known = seen(unseen), seen(training)
     groups, nearer, critic = {}, {}, {}
     for kind in setup.priors:
-        faces = inversion.prior(setup, kind)
+        faces = priors.load(setup, kind)
         latents = faces.sample(size * GROUPS, generator=generator(measures.SEED, "prior quality", kind))
         fake = seen(latents, synthesise=faces.synthesise)
         groups[kind] = _compare(real, fake)
         close = torch.cdist(fake, known).amin(1) < torch.cdist(fake, real).amin(1)
         nearer[kind] = statistics.wilson(int(close.sum()), len(close))
         if faces.critic is not None:
-            pictures = inversion.synthesise(setup, kind, latents)
+            pictures = inversion.synthesise(priors.load(setup, kind), latents)
             shown = {"training photos": training, "held-out photos": unseen, "samples": pictures}
             critic[kind] = {name: _mean_logit(faces.critic, images) for name, images in shown.items()}
     groups[PUBLIC] = _compare(real, known)
@@ -228,7 +228,7 @@ def expressed(book: Workbook, *, kind: str = "eigenfaces") -> pd.DataFrame:
     Returns:
         Rows of :data:`lib.results.CURVE_COLUMNS`.
     """
-    faces = inversion.prior(book.setup, kind)
+    faces = priors.load(book.setup, kind)
     assert isinstance(faces, Eigenfaces)
     sets = {"public_held_out": book.world.public_held_out}
     if book.has_photos:
@@ -320,7 +320,7 @@ def _shares(faces: Eigenfaces, photos: Images, identity: Tensor, counts: list[in
 
 def gan_history(book: Workbook, *, kind: str = "stylegan") -> pd.DataFrame:
     """The training's history, a row every 100 steps; saved as ``curves/<setup>__prior-training``."""
-    history = pd.DataFrame(inversion.prior_artifact(book.setup, kind).meta["history"])
+    history = pd.DataFrame(priors.artifact(book.setup, kind).meta["history"])
     measured = [name for name in history if name not in ("step", "images")]
     long = history.melt("step", measured, "metric").dropna(subset="value")
     window = int(history["images"].iloc[0])
@@ -380,15 +380,15 @@ def finding(book: Workbook, found: Quality, rows: pd.DataFrame) -> str:
 def sample_images(setup: Setup, kind: str, count: int, *, truncation: float = 1.0, seed: int = 0) -> Tensor:
     """``count`` images (n,3,S,S) in [0,1] of a prior; the same latents for every truncation."""
     stream = generator(seed, "prior sheet", kind)
-    latents = inversion.prior(setup, kind).sample(count, generator=stream, truncation=truncation)
-    return inversion.synthesise(setup, kind, latents)
+    latents = priors.load(setup, kind).sample(count, generator=stream, truncation=truncation)
+    return inversion.synthesise(priors.load(setup, kind), latents)
 
 
 def prior_card(book: Workbook) -> pd.DataFrame:
     """What each prior is: kind, latent values, stored numbers, training steps, critic."""
     rows = {}
     for kind in book.setup.priors:
-        faces, artifact = inversion.prior(book.setup, kind), inversion.prior_artifact(book.setup, kind)
+        faces, artifact = priors.load(book.setup, kind), priors.artifact(book.setup, kind)
         rows[kind] = {
             "latent values": faces.latent_dim,
             "stored numbers": sum(tensor.numel() for tensor in artifact.tensors.values()),

@@ -16,7 +16,7 @@ from lib.plots import label
 from lib.plots.style import EVALUATORS
 from lib.results import PUBLISHED, run_dir, show_number, summarise
 from lib.results.sentences import show_interval
-from lib.run import inversion, measures, targets
+from lib.run import inversion, measures, priors, targets
 from lib.run.exhibits import person_names, shown_people
 from lib.run.inversion import Attack
 from lib.run.live import LiveLine
@@ -56,7 +56,7 @@ def shipped(book: Workbook) -> pd.DataFrame:
     trained = [targets.target(book.setup, d, book.training_seeds[0]) for d in book.defences]
     stages = [(t.stage, "target") for t in trained]
     stages += [(targets.judge_stage(book.setup, role), role) for role in (*book.setup.evaluators, "verifier")]
-    stages += [(inversion.prior_stage(book.setup, kind), "prior") for kind in book.setup.priors]
+    stages += [(priors.stage(book.setup, kind), "prior") for kind in book.setup.priors]
     rows = []
     for stage, role in stages:
         artifact = store.find(stage)
@@ -78,7 +78,7 @@ def shipped(book: Workbook) -> pd.DataFrame:
 
 def prior_samples(book: Workbook, count: int = 10) -> dict[str, Tensor]:
     """Images (n,3,S,S) in [0,1] of every prior that is there; this page never trains one."""
-    stages = {kind: inversion.prior_stage(book.setup, kind) for kind in book.setup.priors}
+    stages = {kind: priors.stage(book.setup, kind) for kind in book.setup.priors}
     there = [kind for kind, stage in stages.items() if store.exists(stage)]
     if not there:  # the one that the attack needs
         there = [book.study.prior]
@@ -108,14 +108,13 @@ def budget_card(attacks: Sequence[Attack]) -> pd.DataFrame:
 def faces(attacks: Sequence[Attack]) -> dict[str, Any]:
     """Arguments of :func:`lib.plots.side_by_side`: per person the prior sample that the first model's best
     reconstruction started from, then every model's kept reconstructions, marked by the main evaluator."""
-    setup = attacks[0].setup
     trained = attacks[0].target()
     people = shown_people(trained.model.num_classes)
     made = inversion.reconstruct(attacks[0])
     start = made.initial[people, made.selected[people, 0]]
-    images = inversion.synthesise(setup, attacks[0].prior, start)
+    images = inversion.starting_pictures(attacks[0], start[:, None])
     shown: dict[str, Any] = {
-        "private": list(images[:, None]),
+        "private": list(images),
         "reconstructed": {},
         "people": person_names(trained.meta["names"], people),
         "marks": {},
@@ -123,11 +122,10 @@ def faces(attacks: Sequence[Attack]) -> dict[str, Any]:
     }
     for attack in attacks:
         made = inversion.reconstruct(attack)
-        kept = made.kept()[people]
-        images = inversion.synthesise(setup, attack.prior, kept.flatten(0, 1))
+        images = inversion.pictures(attack, people, made.selected[people])
         seen = inversion.judge_reconstructions(attack)["reconstructions"]
         right = evaluation.hits(seen.logits["main"], seen.labels).view(len(made.labels), -1)
-        shown["reconstructed"][label(attack.defence)] = list(images.unflatten(0, kept.shape[:2]))
+        shown["reconstructed"][label(attack.defence)] = list(images)
         shown["marks"][label(attack.defence)] = right.gather(1, made.selected)[people].tolist()
     return shown
 

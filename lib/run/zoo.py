@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lib import store
 from lib.errors import UserError
-from lib.run import inversion, targets
+from lib.run import inversion, priors, targets
 from lib.run.inversion import Attack
 from lib.setups import Setup, load_setup, load_study
 from lib.store import Stage
@@ -29,7 +29,7 @@ def zoo_stages(setup: Setup) -> list[Stage]:
     trained += [(targets.judge_stage(setup, role), role) for role in (*setup.evaluators, "verifier")]
     for stage, role in trained:
         stages += [stage, inversion.photos_stage(setup, stage, role)]
-    stages += [inversion.prior_stage(setup, kind) for kind in setup.priors]
+    stages += [priors.stage(setup, kind) for kind in setup.priors]
     study = load_study(setup.name)
     for target in (stage for stage, role in trained if role == "target"):
         attack = Attack(

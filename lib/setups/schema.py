@@ -75,7 +75,8 @@ class Setup:
             A given network (kind ``external``) has one length and no snapshots, whatever the file says.
         evaluators: judges that saw the private photos; the first is ``main``.
         verifier: an embedding of people disjoint from the private ones.
-        priors: constants per kind. attacks: per attack, named budgets.
+        priors: constants per kind, trained on public photos alone. target_priors: constants per kind, of
+            priors trained against each target. students: LOMMA's. attacks: per attack, named budgets.
         defences: overrides of a method's own constants.
     """
 
@@ -92,6 +93,8 @@ class Setup:
     priors: dict[str, dict[str, Any]]
     attacks: dict[str, dict[str, dict[str, Any]]]
     defences: dict[str, dict[str, Any]] = field(default_factory=dict)
+    target_priors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    students: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def is_external(self) -> bool:
@@ -104,7 +107,8 @@ class Setup:
         return self.data.private.source != "none"
 
     def budget(self, attack: str, name: str) -> dict[str, Any]:
-        """The constants of one named budget of one attack."""
+        """The constants of one named budget of one attack, its adaptive ingredients (``+eot16``) aside."""
+        attack = attack.partition("+")[0]
         budgets = self.attacks.get(attack)
         if budgets is None:
             raise UserError(f"{self.name}: no attack {attack!r}; expected one of {', '.join(self.attacks)}")

@@ -20,7 +20,7 @@ from lib.runtime import generator
 
 EXAMPLE = "eot16"
 MOST = 256
-KEPT_GRAPHS = 4  # more masks than this are recomputed in the backward pass, so that memory stays that of one
+ROOM = 512  # views at a time; where there are more, they are recomputed in the backward pass to save memory
 
 
 def parse(name: str) -> Ingredient | None:
@@ -33,6 +33,7 @@ def parse(name: str) -> Ingredient | None:
     return Ingredient(
         name,
         needs=frozenset({"law"}),
+        passes=masks,
         wrap=lambda target, knowledge, seed: ErasedViews(target, knowledge.blind_law, masks=masks, seed=seed),
     )
 
@@ -55,21 +56,22 @@ class ErasedViews(Adapted):
         self._stream = generator(self.seed, "attack", "erasing")
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = zip(*(self._seen(images, view) for view in self._draw(images)), strict=True)
-        return sum(features) / self.masks, sum(logits) / self.masks
-
-    def _draw(self, images: Tensor) -> list[View]:
-        one = (1, *images.shape[1:])
-        return [
-            draw_view(self.law, one, generator=self._stream, device=images.device) for _ in range(self.masks)
+        views = [
+            draw_view(self.law, (1, *images.shape[1:]), generator=self._stream, device=images.device)
+            for _ in range(self.masks)
         ]
+        together = max(1, ROOM // len(images))
+        again = len(views) > together and torch.is_grad_enabled() and images.requires_grad
+        features = logits = 0.0
+        for start in range(0, len(views), together):
+            part = views[start : start + together]
+            seen = (
+                checkpoint(self._sum, images, part, use_reentrant=False) if again else self._sum(images, part)
+            )
+            features, logits = features + seen[0], logits + seen[1]
+        return features / self.masks, logits / self.masks
 
-    def _seen(self, images: Tensor, view: View) -> tuple[Tensor, Tensor]:
-        if self.masks > KEPT_GRAPHS and torch.is_grad_enabled() and images.requires_grad:
-            features, logits = checkpoint(self._inner_both, images, view, use_reentrant=False)
-        else:
-            features, logits = self._inner_both(images, view)
-        return features.float(), logits.float()
-
-    def _inner_both(self, images: Tensor, view: View) -> tuple[Tensor, Tensor]:
-        return self.inner.both(view(images))
+    def _sum(self, images: Tensor, views: list[View]) -> tuple[Tensor, Tensor]:
+        seen = self.inner.both(torch.cat([view(images) for view in views]))
+        features, logits = (part.float().unflatten(0, (len(views), -1)).sum(0) for part in seen)
+        return features, logits

@@ -22,12 +22,14 @@ class Ingredient:
         wrap: ``(target, knowledge, seed)`` to the target as the attack is to see it; None: as it is.
         erases: of :data:`MATERIALS`, what is to be made from erased instead of clean public images, by
             whoever makes it (:mod:`lib.run.inversion` in a study).
+        passes: about how many images go through the target for one that is shown to it.
     """
 
     name: str
     needs: frozenset[str] = frozenset()
     wrap: Callable[[nn.Module, Knowledge, int], nn.Module] | None = None
     erases: frozenset[str] = frozenset()
+    passes: int = 1
 
 
 class Adapted(nn.Module):
