@@ -19,7 +19,7 @@ from lib.attacks.chunks import run_chunks
 from lib.attacks.interface import Budget as CommonBudget
 from lib.attacks.interface import Callback, Reconstructions, check_inputs, networks, storable
 from lib.attacks.knowledge import NOTHING, Knowledge
-from lib.attacks.losses import cross_entropy
+from lib.attacks.losses import Identity, by_cross_entropy, cross_entropy
 from lib.attacks.optimise import Objective, refine, target_confidence
 from lib.attacks.selection import Ranking, select
 from lib.errors import UserError
@@ -96,8 +96,13 @@ def invert(
     knowledge: Knowledge = NOTHING,
     callback: Callback | None = None,
     checkpoint: Checkpoint | None = None,
+    identity: Identity = by_cross_entropy,
+    name: str = NAME,
 ) -> Reconstructions:
-    """Reconstruct every label; arguments, result and errors as in :func:`lib.attacks.ppa.invert`."""
+    """Reconstruct every label; arguments, result and errors as in :func:`lib.attacks.ppa.invert`.
+
+    ``identity`` and ``name``: of an attack that puts another identity loss in the place of the cross entropy.
+    """
     labels = check_inputs(target, prior, labels)
     has_critic = getattr(prior, "critic", None) is not None
     if budget.realism == "critic" and not has_critic:
@@ -116,8 +121,8 @@ def invert(
         return run_chunks(
             access,
             labels,
-            partial(_attack, access, budget=budget, seed=seed, use_critic=use_critic),
-            name=NAME,
+            partial(_attack, access, budget=budget, seed=seed, use_critic=use_critic, identity=identity),
+            name=name,
             budget=budget,
             seed=seed,
             prepare=prepare,
@@ -134,6 +139,7 @@ def _attack(
     budget: GmiBudget,
     seed: int,
     use_critic: bool,
+    identity: Identity,
 ) -> dict[str, Tensor]:
     """One chunk: k labels on the device, the latents' mean (d,) and scale (d,)."""
     mean, scale = prepared["mean"], prepared["scale"]
@@ -154,8 +160,8 @@ def _attack(
     def objective(whitened: Tensor, step: int) -> tuple[Tensor, Tensor]:
         latents = mean + scale * whitened
         images = access.images(latents)
-        logits = access.logits(images)
-        loss = budget.identity_weight * cross_entropy(logits, flat)
+        loss, logits = identity(access, images, flat)
+        loss = budget.identity_weight * loss
         if budget.realism_weight:
             realism = access.critic(images) if use_critic else access.prior.log_density(latents)
             loss = loss - budget.realism_weight * realism

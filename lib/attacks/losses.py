@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from lib.attacks.access import Access
+
+Identity = Callable[["Access", Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(access, images (B, 3, S, S), labels (B,)) to (loss (B,), the target's logits (B, C)): what GMI and KEDMI let
+others replace."""
 
 XI = 1e-4
 TINY_NORM = 1e-6
@@ -40,3 +50,9 @@ def poincare(logits: Tensor, labels: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """-log p_y per sample: (B, C) and (B,) to (B,), in fp32."""
     return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def by_cross_entropy(access: Access, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The identity loss of GMI and KEDMI."""
+    logits = access.logits(images)
+    return cross_entropy(logits, labels), logits

@@ -1,4 +1,5 @@
-"""The command line: ``python -m lib.run start | setup NAME | publish NAME | smoke | cache ls|rm | promote NAME``."""
+"""The command line: ``python -m lib.run start | setup NAME | publish NAME | settle NAME ATTACK |
+smoke | cache ls|rm | promote NAME``."""
 
 from __future__ import annotations
 
@@ -41,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument("--training-seeds", nargs="*", type=int, default=[])
     setup.add_argument("--attack-seeds", nargs="*", type=int, default=[])
     setup.add_argument("--notebooks", nargs="*", default=[], help="only these, such as 03 06")
+    settle = command("settle", _settle, "try an attack's grid of constants on a throw-away target")
+    settle.add_argument("setup")
+    settle.add_argument("attacks", nargs="+", help="such as mirror brep")
     command("smoke", _smoke, "make results/smoke anew (the nbval reference)")
     publish = command("publish", _publish, "copy a finished run into the committed results")
     publish.add_argument("setup")
@@ -81,6 +85,15 @@ def _setup(options: argparse.Namespace) -> int:
     for path, seconds in made:
         print(f"  {path.stem:<24} {seconds:6.1f} s")
     print(f"read on in {os.path.relpath(run_dir(book.setup.name))}")
+    return 0
+
+
+def _settle(options: argparse.Namespace) -> int:
+    from lib.run.settle import settle
+    from lib.setups import load_setup
+
+    for attack in options.attacks:
+        print(settle(load_setup(options.setup), attack).to_string(index=False))
     return 0
 
 

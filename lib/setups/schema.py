@@ -76,7 +76,8 @@ class Setup:
         evaluators: judges that saw the private photos; the first is ``main``.
         verifier: an embedding of people disjoint from the private ones.
         priors: constants per kind, trained on public photos alone. target_priors: constants per kind, of
-            priors trained against each target. students: LOMMA's. attacks: per attack, named budgets.
+            priors trained against each target. students: LOMMA's. grids: what
+            :mod:`lib.run.settle` tries per attack. attacks: per attack, named budgets.
         defences: overrides of a method's own constants.
     """
 
@@ -95,6 +96,7 @@ class Setup:
     defences: dict[str, dict[str, Any]] = field(default_factory=dict)
     target_priors: dict[str, dict[str, Any]] = field(default_factory=dict)
     students: list[dict[str, Any]] = field(default_factory=list)
+    grids: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def is_external(self) -> bool:

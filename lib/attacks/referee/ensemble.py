@@ -1,0 +1,176 @@
+"""The ensemble: members' reconstructions, judged by the target under one protocol, the best per identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lib import attacks
+from lib.attacks.access import Access
+from lib.attacks.interface import Budget, Reconstructions, device_of
+from lib.attacks.knowledge import NOTHING, Knowledge
+from lib.attacks.losses import cross_entropy
+from lib.attacks.selection import rank
+from lib.errors import UserError
+from lib.runtime import frozen
+
+if TYPE_CHECKING:
+    from lib.priors import Prior
+
+VIEWS = 30
+BATCH_PEOPLE = 8
+
+
+@dataclass(frozen=True)
+class Member:
+    """One attack of the ensemble.
+
+    Attributes:
+        attack: its name, with ingredients. prior, budget: what it searched and spent, by name.
+        seed: attack seed.
+    """
+
+    attack: str
+    prior: str
+    budget: str
+    seed: int
+
+    @property
+    def sees(self) -> str:
+        """ "gradients", "scores" or "labels"."""
+        return attacks.get(self.attack).sees
+
+    @property
+    def label(self) -> str:
+        return f"{self.attack}, {self.prior}, {self.budget}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a member brings.
+
+    Attributes:
+        images: (K, m, 3, S, S) in [0, 1]: the reconstructions it kept, identities in the order of the labels.
+        history: rows ``step, loss, confidence`` of its optimisation.
+    """
+
+    images: Tensor
+    history: Sequence[Mapping[str, float]]
+
+    @classmethod
+    def of(cls, made: Reconstructions, prior: Prior) -> Entry:
+        """From an attack's result."""
+        index = made.selected + torch.arange(len(made.labels))[:, None] * made.latents.shape[1]
+        device = prior.sample(1, generator=torch.Generator().manual_seed(0)).device
+        with torch.no_grad():
+            images = made.render(index.flatten(), lambda latents: prior.synthesise(latents.to(device)))
+        return cls(images.cpu().unflatten(0, index.shape), made.history)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The best of the ensemble per identity, by the target alone.
+
+    Attributes:
+        members: in a fixed order. confidence: (M, K) of each member's best reconstruction, the target's mean p_y
+            over the same random views for all. image: (M, K) int64, which of the member's m that is.
+    """
+
+    members: tuple[Member, ...]
+    confidence: Tensor
+    image: Tensor
+
+    @property
+    def member(self) -> Tensor:
+        """(K,) int64: whose reconstruction counts."""
+        return self.confidence.argmax(0)
+
+    @property
+    def best(self) -> Tensor:
+        """(K,): its confidence."""
+        return self.confidence.amax(0)
+
+    def pick(self, values: Mapping[Member, Tensor]) -> Tensor:
+        """(K, ...): of per-reconstruction values (K, m, ...) of all members, those that count."""
+        people = range(self.confidence.shape[1])
+        where = zip(self.member.tolist(), people, strict=True)
+        return torch.stack([values[self.members[m]][k, self.image[m, k]] for m, k in where])
+
+
+def combine(
+    target: nn.Module, entries: Mapping[Member, Entry], labels: Sequence[int] | Tensor, *, seed: int = 0
+) -> Chosen:
+    """Judge all entries by the plain target and choose.
+
+    Members' own confidences are not asked: a label-only attack knows shares of labels, an adaptive one the
+    answers about erased images.
+
+    Args:
+        labels: (K,) the identities, in the order of the entries' images.
+
+    Raises:
+        UserError: no member, or entries of other identities.
+    """
+    labels = torch.as_tensor(labels)
+    if not entries:
+        raise UserError("referee: expected at least one member, got none; name its attacks")
+    for member, entry in entries.items():
+        if len(entry.images) != len(labels):
+            raise UserError(
+                f"referee: expected reconstructions of {len(labels)} identities, got {len(entry.images)} from "
+                f"{member.label}; attack the same ones"
+            )
+    members = tuple(sorted(entries, key=lambda member: member.label))
+    best = [_confidence(target, entries[member].images, labels, seed=seed).max(1) for member in members]
+    return Chosen(members, torch.stack([b.values for b in best]), torch.stack([b.indices for b in best]))
+
+
+def _confidence(target: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> Tensor:
+    """(K, m): the target's mean p_y over random views, an identity's own whatever the member."""
+    device, count = device_of(target), images.shape[1]
+    budget = Budget(candidates=count, steps=1, learning_rate=1.0, keep=1, views=VIEWS)
+    found = []
+    with frozen(target):
+        access = Access(target, None, fast=False)
+        for part, names in zip(images.split(BATCH_PEOPLE), labels.split(BATCH_PEOPLE), strict=True):
+            seen = rank(
+                access, part.to(device), names.to(device), budget=budget, loss=cross_entropy, seed=seed
+            )
+            found.append(seen["confidence"].cpu())
+    return torch.cat(found)
+
+
+def run_members(
+    target: nn.Module,
+    priors: Mapping[str, Prior],
+    labels: Sequence[int] | Tensor,
+    members: Mapping[Member, Mapping[str, Any]],
+    *,
+    knowledge: Knowledge = NOTHING,
+) -> dict[Member, Entry]:
+    """Run every member with the constants of its budget. Black-box members see the target through an oracle.
+
+    Raises:
+        UserError: a prior that is not given, and what the attacks raise.
+    """
+    entries = {}
+    for member, constants in members.items():
+        if member.prior not in priors:
+            raise UserError(
+                f"referee: expected a prior {member.prior!r} for {member.attack}, got {', '.join(priors)}; pass it"
+            )
+        method, prior = attacks.get(member.attack), priors[member.prior]
+        made = method.invert(
+            target,
+            prior,
+            labels,
+            budget=method.budget(**constants),
+            seed=member.seed,
+            knowledge=knowledge,
+        )
+        entries[member] = Entry.of(made, prior)
+    return entries

@@ -1,0 +1,133 @@
+"""One number with an interval, and whether it is established."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from lib import statistics
+from lib.attacks.referee import flags
+from lib.attacks.referee.ensemble import Chosen, Entry, Member
+from lib.attacks.referee.flags import Diagnostic, Flag
+from lib.errors import UserError
+from lib.statistics import Interval
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a verdict rests on. What is None could not be had; its flag says so.
+
+    Attributes:
+        entries, chosen: of :func:`lib.attacks.referee.ensemble.combine`.
+        hits: evaluator -> member -> (K, m) bool, whether it takes a reconstruction for the person; the first
+            evaluator is the main one.
+        verifier: member -> (K, m) bool, matches. prior_verifier: the same of the prior samples they began as.
+        target_right, evaluator_right, photo_labels: (N,) hits on real test photos, by the target and the main
+            evaluator, and whose photos they are.
+        curve: (passes, per-identity success (K,)) of the strongest attack under growing budgets.
+        diagnostic: of the defence.
+    """
+
+    entries: Mapping[Member, Entry]
+    chosen: Chosen
+    hits: Mapping[str, Mapping[Member, Tensor]]
+    verifier: Mapping[Member, Tensor] | None = None
+    prior_verifier: Mapping[Member, Tensor] | None = None
+    target_right: Tensor | None = None
+    evaluator_right: Tensor | None = None
+    photo_labels: Tensor | None = None
+    curve: Sequence[tuple[float, np.ndarray]] | None = None
+    diagnostic: Diagnostic | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the referee says of one target.
+
+    Attributes:
+        accuracy: AttAcc of the best reconstruction per identity, by the main evaluator, over identities.
+        members: a row per member: ``attack, sees, target_confidence, attack_accuracy, chosen`` (identities
+            whose reconstruction counts).
+        flags: all checks.
+    """
+
+    accuracy: Interval
+    members: pd.DataFrame
+    flags: tuple[Flag, ...]
+
+    @property
+    def established(self) -> bool:
+        """Whether every flag was checked and none is raised."""
+        return all(flag.raised is False for flag in self.flags)
+
+    def sentence(self) -> str:
+        """The verdict in words."""
+        if self.established:
+            return f"AttAcc {self.accuracy.percent()}."
+        raised = [flag.name for flag in self.flags if flag.raised]
+        unchecked = [flag.name for flag in self.flags if flag.raised is None]
+        reasons = raised + [f"{name} (not checked)" for name in unchecked]
+        return f"not established: AttAcc {self.accuracy.percent()}; {'; '.join(reasons)}."
+
+    def table(self) -> pd.DataFrame:
+        """A row per flag: ``state, value, limit, finding``."""
+        rows = [
+            {"flag": f.name, "state": f.state, "value": f.value, "limit": f.limit, "finding": f.sentence}
+            for f in self.flags
+        ]
+        return pd.DataFrame(rows).set_index("flag")
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict on some evidence.
+
+    Raises:
+        UserError: no evaluator.
+    """
+    if not evidence.hits:
+        raise UserError("referee: expected the hits of at least one evaluator, got none; judge the entries")
+    chosen, entries = evidence.chosen, evidence.entries
+    counted = {role: chosen.pick(hits) for role, hits in evidence.hits.items()}
+    main = next(iter(counted))
+    people = np.arange(len(counted[main]))
+    accuracy = statistics.clustered_mean(counted[main].double(), people, seed=SEED)
+    verified = evidence.verifier is not None and evidence.prior_verifier is not None
+    raised = (
+        flags.still_falling(entries, chosen),
+        flags.confidence_not_reached(chosen),
+        flags.diagnostic_inactive(evidence.diagnostic),
+        flags.black_box_beats_white_box(chosen),
+        flags.judge_disagrees_on_photos(
+            evidence.target_right, evidence.evaluator_right, evidence.photo_labels
+        ),
+        flags.evaluators_disagree(counted),
+        flags.collapsed(entries, chosen),
+        flags.not_saturated(evidence.curve),
+        flags.verifier_not_above_prior(
+            chosen.pick(evidence.verifier) if verified else None,
+            chosen.pick(evidence.prior_verifier) if verified else None,
+        ),
+    )
+    return Verdict(accuracy, _members(chosen, evidence.hits[main]), raised)
+
+
+def _members(chosen: Chosen, hits: Mapping[Member, Tensor]) -> pd.DataFrame:
+    rows = []
+    for i, member in enumerate(chosen.members):
+        best = hits[member].gather(1, chosen.image[i][:, None])[:, 0]
+        rows.append(
+            {
+                "attack": member.label,
+                "sees": member.sees,
+                "target_confidence": float(chosen.confidence[i].mean()),
+                "attack_accuracy": float(best.double().mean()),
+                "chosen": int((chosen.member == i).sum()),
+            }
+        )
+    return pd.DataFrame(rows).set_index("attack")

@@ -1,0 +1,96 @@
+"""Settle an attack's constants: a fixed grid on a throw-away target, chosen by what that target says alone.
+
+The target is NoDef of a training seed that no result uses; no evaluator is asked. Every attack gets the trials
+that its grid lists (``grids`` in the setup), so that none is tuned harder than its file says.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+
+from lib import attacks, results
+from lib.attacks.access import Access
+from lib.attacks.losses import cross_entropy
+from lib.attacks.selection import rank
+from lib.errors import UserError
+from lib.run import inversion
+from lib.run.inversion import Attack
+from lib.run.knowledge import knowledge
+from lib.run.progress import report
+from lib.runtime import device, frozen
+from lib.setups import Setup
+
+SEED = 9  # of the throw-away training and of these attacks
+PEOPLE = 16  # attacked per trial, evenly spaced over all
+LENGTH = 4.0  # training length of the throw-away target, in multiples of the recipe
+
+
+def trials(setup: Setup, attack: str) -> tuple[str, str, list[dict[str, Any]]]:
+    """Prior, budget and the constants of every trial of an attack's grid.
+
+    Raises:
+        UserError: the setup has no grid for it.
+    """
+    if attack not in setup.grids:
+        raise UserError(f"{setup.name}: no grid for {attack!r}; expected one of {', '.join(setup.grids)}")
+    grid = dict(setup.grids[attack])
+    prior, budget = grid.pop("prior"), grid.pop("budget")
+    return (
+        prior,
+        budget,
+        [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())],
+    )
+
+
+def settle(setup: Setup, name: str) -> pd.DataFrame:
+    """Run the grid; save ``settled/<setup>__<attack>.csv`` and return its rows, best first: the constants, the
+    throw-away target's mean p_y over random views of what the attack keeps (``target_confidence``, the criterion),
+    its cross entropy of the plain images, and seconds per identity."""
+    prior, budget, grid = trials(setup, name)
+    run = Attack(setup, "none", SEED, name, prior, budget, SEED, LENGTH)
+    trained, method = run.target(), attacks.get(name)
+    model, faces = trained.model.to(device()), run.load_prior()
+    known = knowledge(setup, name, "none", trained)
+    people = torch.linspace(0, model.num_classes - 1, min(PEOPLE, model.num_classes)).round().long()
+    rows = []
+    for done, constants in enumerate(grid):
+        report(f"settle {name}", done, len(grid))
+        chosen = method.budget(**{**run.values, **constants})
+        made = method.invert(model, faces, people, budget=chosen, seed=SEED, knowledge=known)
+        index = made.selected + torch.arange(len(people))[:, None] * made.latents.shape[1]
+        with torch.no_grad():
+            images = made.render(index.flatten(), lambda z: inversion.synthesise(faces, z))
+            images = images.unflatten(0, index.shape).to(device())
+            with frozen(model):
+                seen = rank(
+                    Access(model, faces, fast=False),
+                    images,
+                    people.to(device()),
+                    budget=replace(chosen, candidates=index.shape[1], keep=1),
+                    loss=cross_entropy,
+                    seed=SEED,
+                )
+        rows.append(
+            {
+                "setup": setup.name,
+                "attack": name,
+                "prior": prior,
+                "budget": budget,
+                **{key: str(value) for key, value in constants.items()},
+                "target_confidence": float(seen["confidence"].mean()),
+                "target_loss": float(seen["loss"].mean()),
+                "seconds": made.cost["seconds"],
+                "people": len(people),
+            }
+        )
+        table = pd.DataFrame(rows).sort_values("target_confidence", ascending=False)
+        folder = results.output_dir(setup.name) / "settled"
+        folder.mkdir(parents=True, exist_ok=True)
+        table.to_csv(folder / f"{setup.name}__{name}.csv", index=False, float_format="%.4f")
+    report(f"settle {name}", len(grid), len(grid))
+    return table
