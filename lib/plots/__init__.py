@@ -3,6 +3,7 @@
 Titles come from the caller, who states the finding. Colours, markers and order are fixed once in ``style``.
 """
 
+from lib.plots.attacks import attack_costs, grouped_intervals
 from lib.plots.erasing import erasing_gallery, exposure_against_error, exposure_maps
 from lib.plots.faces import contact_sheet, mean_faces, people_sheet, sample_sheet, side_by_side
 from lib.plots.features import (
@@ -19,6 +20,7 @@ from lib.plots.training import interval_curves, learning_curves
 
 __all__ = [
     "attack_bars",
+    "attack_costs",
     "budget_curve",
     "class_map",
     "contact_sheet",
@@ -27,6 +29,7 @@ __all__ = [
     "erasing_gallery",
     "exposure_against_error",
     "exposure_maps",
+    "grouped_intervals",
     "interval_curves",
     "label",
     "learning_curves",

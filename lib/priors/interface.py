@@ -16,7 +16,7 @@ class Prior(ABC):
     """A frozen, differentiable map from latents to images, with a density over latents.
 
     Attributes:
-        name: ``eigenfaces`` or ``stylegan``; chooses the class in :func:`lib.priors.prior_from_state`.
+        name: such as ``eigenfaces``; chooses the class in :func:`lib.priors.prior_from_state`.
         slope: of the leaky ReLU that ends the map to latents; before it latents are closer to Gaussian (P
             space of MIRROR). 1 where there is none.
         latent_dim: length d of one latent.

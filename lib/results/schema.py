@@ -217,8 +217,10 @@ def _check_values(frame: pd.DataFrame, kind: str, allow_missing: set[str]) -> No
     for column in ("metric", "evaluator", "split", "attack", "curve", "x_name"):
         if column in frame:
             named = frame[column] != ""
+            # an attack's ingredients are appended with +
+            words = frame[column].str.replace("+", "_") if column == "attack" else frame[column]
             _refuse(
-                named & ~frame[column].map(lambda v: bool(_SNAKE.match(v))),
+                named & ~words.map(lambda v: bool(_SNAKE.match(v))),
                 frame[column],
                 kind,
                 column,

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     command("start", _start, "notebook 00 on the shipped zoo")
-    setup = command("setup", _setup, "notebooks 01-09 on a setup, training what is missing")
+    setup = command("setup", _setup, "the notebooks on a setup, training what is missing")
     setup.add_argument("setup", help="digits, lfw64, ... or a .yaml file")
     setup.add_argument("--dry", action="store_true", help="only print the stages and the time left")
     setup.add_argument("--defences", nargs="*", default=[], help="instead of the study's")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
-from lib import evaluation, results, statistics
+from lib import results, statistics
 from lib.plots import label
 from lib.results.sentences import metric_name
-from lib.run import inversion, measures, outside
+from lib.run import outside, success
 from lib.run.inversion import Attack
 from lib.run.tables import points
 from lib.run.workbook import Workbook
@@ -54,18 +53,12 @@ def rival_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
     return runs
 
 
-def network_passes(attack: Attack) -> float:
-    """Images through the target per person, forward and backward passes counted alike."""
-    cost = inversion.reconstruct(attack).cost
-    return cost["target_forward"] + cost["target_backward"]
-
-
 def budget_curve(book: Workbook, defence: str = "none") -> pd.DataFrame:
     """Attack, save ``curves/<run>__attack-budget`` and return its rows (:data:`lib.results.CURVE_COLUMNS`)."""
     runs = curve_attacks(book, defence)
     table = book.invert(runs)
     wanted = pd.MultiIndex.from_frame(table[["metric", "evaluator"]]).isin(SHOWN)
-    passes = {run.budget: round(network_passes(run)) for run in runs}
+    passes = {run.budget: round(success.passes([run])) for run in runs}
     rows = table[wanted].drop(columns="headline")
     rows = rows.assign(curve="attack_budget", x_name="network_passes", x=rows["budget"].map(passes))
     first = runs[0]
@@ -95,7 +88,7 @@ def rival_table(book: Workbook) -> pd.DataFrame:
             if evaluator == outside.NAME:
                 name += f" (best {outside.KEPT})"
             cells[name] = interval.percent().rpartition(",")[0]
-        cells["passes per person"] = round(network_passes(attack))
+        cells["passes per person"] = round(success.passes([attack]))
         rows.append(cells)
     return pd.DataFrame(rows).set_index(["attack", "prior", "budget", "model"])
 
@@ -103,16 +96,7 @@ def rival_table(book: Workbook) -> pd.DataFrame:
 def gain(book: Workbook, defence: str = "none") -> statistics.PairedComparison:
     """AttAcc by the main evaluator under the largest budget minus the smallest, paired by identity."""
     runs = curve_attacks(book, defence)
-    weakest, strongest = (_success(run) for run in (runs[0], runs[-1]))
-    return statistics.compare_paired(strongest, weakest, seed=measures.SEED)
-
-
-def _success(attack: Attack) -> np.ndarray:
-    """(K,) share of each identity's kept reconstructions that the main evaluator takes for the person."""
-    seen, made = inversion.judge_reconstructions(attack)["reconstructions"], inversion.reconstruct(attack)
-    kept = measures.kept_index(made.selected, made.latents.shape[1])
-    right = evaluation.hits(seen.logits["main"][kept], seen.labels[kept])
-    return evaluation.identity_means(right.double(), seen.labels[kept]).mean.numpy()
+    return success.compare([runs[-1]], [runs[0]])
 
 
 def curve_sentence(book: Workbook, curve: pd.DataFrame) -> str:

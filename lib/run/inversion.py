@@ -130,11 +130,8 @@ def attack_seconds(attack: Attack, target: nn.Module | None = None) -> float:
     size = setup.image_size
     key = repr((setup.target.network, size, getattr(target, "num_classes", 0), attack.attack, attack.values))
     if key not in _SECONDS:
-        if target is None and setup.is_external:
-            target = targets.given_network(setup)
-        elif target is None:
-            target = build_classifier(setup.target.network, people_of(setup), size)
-        target, people = target.to(device()), target.num_classes
+        target = stand_in(setup) if target is None else target.to(device())
+        people = target.num_classes
         noise = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (300, 3, size, size), generator=noise, dtype=torch.uint8)
         faces = Eigenfaces.fit(images, components=min(PROBE_COMPONENTS, 3 * size * size)).to(device())
@@ -146,6 +143,13 @@ def attack_seconds(attack: Attack, target: nn.Module | None = None) -> float:
         work = method.budget(**attack.values).work * method.passes
         _SECONDS[key] = found.cost["seconds"] / short.work * work * people
     return _SECONDS[key]
+
+
+def stand_in(setup: Setup) -> nn.Module:
+    """A network of the target's kind, untrained unless it is given, to measure times on."""
+    if setup.is_external:
+        return targets.given_network(setup).to(device())
+    return build_classifier(setup.target.network, people_of(setup), setup.image_size).to(device())
 
 
 def people_of(setup: Setup) -> int:

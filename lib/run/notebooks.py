@@ -28,6 +28,7 @@ from lib.runtime import ROOT
 from lib.setups import load_setup, name_of
 
 NOTEBOOKS = ROOT / "notebooks"
+GIVEN = ("01", "02", "03", "04", "05", "06")  # what can be run on a given network
 SMOKE_PARAMETERS: dict[str, Any] = {}
 """The smoke copies are made with the notebooks' own defaults (setup digits; 00 on the zoo)."""
 
@@ -210,6 +211,11 @@ def run_notebooks(
     return made
 
 
+def study_notebooks() -> list[str]:
+    """The notebooks of a study, in order: all but 00, which shows the shipped networks."""
+    return [p.stem for p in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")) if not p.stem.startswith("00")]
+
+
 def run_setup(
     setup: str,
     parameters: Mapping[str, Any] | None = None,
@@ -218,15 +224,16 @@ def run_setup(
     resume: bool = False,
     show: bool = True,
 ) -> list[tuple[Path, float]]:
-    """Notebooks 01 to 09 (or those of ``names``) on one setup, into the ignored ``results/runs/<its name>/``.
+    """All notebooks but 00 (or those of ``names``) on one setup, into the ignored ``results/runs/<its name>/``.
 
-    A given network is not compared with defences, so 07 to 09 are left out; without private photos there is
+    A given network is not compared with defences, so only 01 to 06 are run; without private photos there is
     only 06, which says what can be said then.
     """
     if not names:
         world = load_setup(setup)
-        numbers = "06" if not world.has_photos else "0[1-6]" if world.is_external else "0[1-9]"
-        names = [p.stem for p in sorted(NOTEBOOKS.glob(f"{numbers}_*.ipynb"))]
+        names = study_notebooks()
+        if not world.has_photos or world.is_external:
+            names = [name for name in names if name[:2] in (GIVEN if world.has_photos else GIVEN[-1:])]
     folder = run_dir(name_of(setup))
     return run_notebooks(
         names, {"setup": setup, **(parameters or {})}, folder, results=folder, resume=resume, show=show
@@ -246,12 +253,12 @@ def run_smoke(*, show: bool = True) -> list[tuple[Path, float]]:
 def publish(setup: str, *, partial: bool = False) -> list[Path]:
     """Copy a finished run into the committed results: notebooks to ``results/<setup>/``, the rest by kind.
 
-    Nothing is copied unless notebooks 01 to 09 all ended well, or, with ``partial``, some of them. Returns
+    Nothing is copied unless all notebooks but 00 ended well, or, with ``partial``, some of them. Returns
     the files written.
     """
     name = name_of(setup)
     source = run_dir(name)
-    expected = [p.name for p in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb"))]
+    expected = [f"{name}.ipynb" for name in study_notebooks()]
     absent = [name for name in expected if not (source / name).is_file()]
     if partial and len(absent) < len(expected):
         expected, absent = [name for name in expected if name not in absent], []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lib import store
+from lib import attacks, store
 from lib.data.world import data_stage
 from lib.run import inversion, priors, targets
 from lib.run.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
@@ -16,6 +16,7 @@ from lib.runtime import device
 from lib.store import Stage
 
 DECODE_SECONDS = 60.0  # of the photos of a world; short, so not worth a probe
+STUDENT_SECONDS = 120.0  # likewise
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Step:
 
 
 def plan(book: Workbook) -> list[Step]:
-    """The stages of notebooks 01-09, in the order they are made. Times are measured on this machine with a
+    """The stages of a study's notebooks, in the order they are made. Times are measured on this machine with a
     few steps of each network; a training length that is chosen by validation and not known yet is taken to
     be the longest one tried. A given network has nothing to train and nothing to compare: judges and attacks."""
     setup = book.setup
@@ -40,16 +41,19 @@ def plan(book: Workbook) -> list[Step]:
             there = store.exists(stage)
             steps.append(Step(stage, there, 0.0 if there else seconds))
 
+    def add_prior(stage: Stage, kind: str) -> None:
+        add(stage, 0.0 if store.exists(stage) else priors.seconds(setup, kind, inversion.stand_in(setup)))
+
     if not book.has_photos:  # the target is given, nobody can judge
         for attack in book.headline_attacks():
-            add(priors.stage(setup, attack.prior), priors.seconds(setup, attack.prior))
+            add_prior(priors.stage(setup, attack.prior), attack.prior)
             _add_attack(attack, add, attack.target().stage)
         return steps
     for role, config in (*setup.evaluators.items(), ("verifier", setup.verifier)):
         stage = targets.judge_stage(setup, role)
         add(stage, targets.training_seconds(setup, stage, config))
     for kind in setup.priors:
-        add(priors.stage(setup, kind), priors.seconds(setup, kind))
+        add_prior(priors.stage(setup, kind), kind)
 
     def add_target(defence: str, seed: int, multiple: float) -> Stage:
         stage = targets.target_stage(setup, defence, seed, multiple)
@@ -76,9 +80,14 @@ def plan(book: Workbook) -> list[Step]:
         *(book.attack("none", seed, budget=curve_attacks(book)[0].budget) for seed in book.training_seeds),
         *(attack for defence in rivalled(book) for attack in rival_attacks(book, defence)),
         *_ablations(book, longest),
+        *book.listed_attacks([*book.study.compared, *book.study.adaptive, *book.study.referee]),
     ]:
         length = attack.multiple or _length(book, attack.defence)
         stage = add_target(attack.defence, attack.training_seed, length)
+        add_prior(attack.prior_stage(stage), attack.prior)
+        if "students" in attacks.get(attack.attack).needs:
+            for student in inversion.student_stages(attack, stage):
+                add(student, STUDENT_SECONDS)
         _add_attack(attack, add, stage)
     return steps
 

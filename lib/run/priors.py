@@ -25,6 +25,7 @@ from lib.store import Stage
 
 SEED = 0
 ERASED_BATCH = 1000
+_SECONDS: dict[str, float] = {}
 
 
 def config(setup: Setup, kind: str) -> Any:
@@ -80,7 +81,8 @@ def artifact(
         made, history = _train(kind, public, target.model.to(device()) if target else None, common)
         return made.state(), {**made.meta(), "history": history, "steps": constants.steps}
 
-    return store.get(made_as, make, seconds=expected(made_as, lambda: _seconds(setup, kind, target)))
+    network = target.model if target else None
+    return store.get(made_as, make, seconds=expected(made_as, lambda: seconds(setup, kind, network)))
 
 
 def load(setup: Setup, kind: str, *, law: ErasingLaw | None = None, target: Trained | None = None) -> Prior:
@@ -99,21 +101,20 @@ def public_photos(setup: Setup, law: ErasingLaw | None) -> Tensor:
     return torch.cat([part.mul(255).round().byte() for part in parts])
 
 
-def seconds(setup: Setup, kind: str) -> float:
-    """Expected seconds on this machine of a prior from clean photos, from a few steps; 0 if it is there."""
-    return 0.0 if store.exists(stage(setup, kind)) else _seconds(setup, kind, None)
-
-
-def _seconds(setup: Setup, kind: str, target: Trained | None) -> float:
+def seconds(setup: Setup, kind: str, target: nn.Module | None = None) -> float:
+    """Expected seconds of training on this machine, from a few steps; against a target, on one like it."""
     if kind == "eigenfaces":
         return 0.0
-    constants = dataclasses.replace(config(setup, kind), steps=2)
-    count = max(constants.batch, 64)
-    images = torch.zeros(count, 3, setup.image_size, setup.image_size, dtype=torch.uint8)
-    began = time.perf_counter()
-    common = dict(config=constants, seed=0, device=device())
-    _train(kind, images, target.model.to(device()) if target else None, common)
-    return (time.perf_counter() - began) / constants.steps * config(setup, kind).steps
+    key = repr((setup.name, setup.image_size, kind, config(setup, kind)))
+    if key not in _SECONDS:
+        constants = dataclasses.replace(config(setup, kind), steps=2)
+        count = max(constants.batch, 64)
+        images = torch.zeros(count, 3, setup.image_size, setup.image_size, dtype=torch.uint8)
+        began = time.perf_counter()
+        _train(kind, images, target, dict(config=constants, seed=0, device=device()))
+        each = (time.perf_counter() - began) / constants.steps
+        _SECONDS[key] = each * config(setup, kind).steps
+    return _SECONDS[key]
 
 
 def _train(kind: str, public: Tensor, target: nn.Module | None, common: dict) -> tuple[Prior, list[dict]]:

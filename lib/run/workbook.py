@@ -125,6 +125,36 @@ class Workbook:
             for start in self.attack_seeds
         ]
 
+    def listed_attacks(self, lines: Sequence[str]) -> list[Attack]:
+        """Attacks that the study lists as "attack prior budget", on its compared models: every line on every
+        model under every seed, model by model. With a prior that is trained against the target, on two models.
+
+        Raises:
+            UserError: a line of another form.
+        """
+        models = [name for name in self.compared_models if name in self.defences]
+        found = []
+        for line in lines:
+            try:
+                method, prior, budget = line.split()
+            except ValueError:
+                raise UserError(
+                    f"study {self.study.setup}: expected 'attack prior budget', got {line!r}; correct its list"
+                ) from None
+            few = models[:2] if prior in self.setup.target_priors else models
+            for model in few:
+                for seed in self.study.compared_seeds or self.attack_seeds:
+                    found.append(
+                        self.attack(model, attack=method, prior=prior, budget=budget, attack_seed=seed)
+                    )
+        return found
+
+    @property
+    def compared_models(self) -> tuple[str, ...]:
+        """The models that attacks are compared on."""
+        chosen = self.study.compared_defences or self.study.defences[:2]
+        return tuple(canonical(name, self.setup.defences) for name in chosen)
+
     def frontier(self) -> pd.DataFrame:
         """Train, attack and save NoDef's own frontier; the table of its attacks."""
         attacks = self.frontier_attacks()
@@ -157,7 +187,7 @@ class Workbook:
         text = f"{self.setup.name}__{slug(defence)}__{steps}-steps__seed-{seed}"
         if attack is None:
             return text
-        return f"{text}__{attack.attack}__{attack.prior}__{attack.budget}__seed-{attack.attack_seed}"
+        return f"{text}__{slug(attack.attack)}__{attack.prior}__{attack.budget}__seed-{attack.attack_seed}"
 
     # --- comparisons ------------------------------------------------------------------------------
 
@@ -272,7 +302,8 @@ class Workbook:
             & (table.budget == self.study.budget)
         )
         seeds = table.training_seed.isin(self.training_seeds)
-        return table[wanted & study & seeds]
+        starts = (table.attack == "") | table.attack_seed.isin(self.attack_seeds)
+        return table[wanted & study & seeds & starts]
 
     # --- feature space ----------------------------------------------------------------------------
 

@@ -68,6 +68,7 @@ def answers(target: nn.Module, images: Tensor, device: torch.device) -> Tensor:
         )
 
 
+@torch.random.fork_rng()  # initialisation and dropout draw from the global streams
 def distil(
     public: Tensor,
     target: nn.Module,
@@ -101,6 +102,8 @@ def distil(
         stream.set_state(saved["stream"])
         done, history = saved["step"], saved["history"]
     for step in range(done, config.steps):
+        if step % ROW_EVERY == 0:  # where a resumed run begins
+            torch.manual_seed(seed_for(seed, "student", "dropout", step))
         index = torch.randint(len(public), (config.batch,), generator=stream)
         side = step % len(teacher)
         images = public[index].to(device).float() / 255
@@ -114,7 +117,7 @@ def distil(
         schedule.step()
         if (step + 1) % ROW_EVERY == 0 or step + 1 == config.steps:
             agreement = (answered.argmax(1) == wanted.argmax(1)).float().mean()
-            history.append({"step": step + 1, "loss": float(loss), "agreement": float(agreement)})
+            history.append({"step": step + 1, "loss": float(loss.detach()), "agreement": float(agreement)})
             if callback:
                 callback(history[-1])
             if checkpoint:

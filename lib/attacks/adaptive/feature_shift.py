@@ -69,7 +69,11 @@ class Shifted(Adapted):
         self.weight = weight
         self.own_pass = isinstance(inner, Adapted)  # its features may be those of erased views
         self.passes += int(self.own_pass)
-        self._pending: list[Tensor] = []
+        self._pending: list[Tensor] = []  # of the passes since terms() was last asked
+
+    def restart(self) -> None:
+        super().restart()
+        self._pending = []
 
     def position(self, features: Tensor) -> Tensor:
         """(B,): 0 at the erased mean, 1 at the clean one."""

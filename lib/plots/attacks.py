@@ -1,0 +1,87 @@
+"""Attacks side by side: what they find, and what they spend."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from lib.plots.style import axes_or_new, interval_errors, legend_right, percent_axis, set_styles, styles
+from lib.plots.training import require
+
+
+def grouped_intervals(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    by: str,
+    y_label: str,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A row per ``x``, a point with its 95 % interval per ``by`` (defences): columns ``x``, ``by``, value, low,
+    high."""
+    require(frame, x, by, "value", "low", "high")
+    names = list(dict.fromkeys(frame[x]))
+    ax = axes_or_new(ax, width=7.5, height=0.9 + 0.55 * len(names))
+    looks = styles(frame[by].astype(str))
+    for i, (name, look) in enumerate(looks.items()):
+        rows = frame[frame[by].astype(str) == name]
+        shift = (i - (len(looks) - 1) / 2) * 0.5 / len(looks)
+        ax.errorbar(
+            rows["value"],
+            [names.index(value) + shift for value in rows[x]],
+            xerr=interval_errors(rows["value"], rows["low"], rows["high"]),
+            linestyle="",
+            color=look.colour,
+            marker=look.marker,
+            markerfacecolor=look.face,
+            markersize=6.5,
+            elinewidth=1.2,
+            capsize=2.5,
+            label=look.label,
+        )
+    ax.set_yticks(range(len(names)), [str(name).replace("\n", ", ") for name in names])
+    ax.invert_yaxis()
+    ax.grid(False, axis="y")
+    percent_axis(ax, "x")
+    ax.set(xlim=(0, 1.02), xlabel=y_label, title=title or "")
+    legend_right(ax)
+    return ax
+
+
+def attack_costs(
+    frame: pd.DataFrame,
+    *,
+    x_label: str,
+    y_label: str,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Success against what an attack spent, on a logarithmic axis: columns attack, model, passes, value, low,
+    high; one marker an attack, filled by model."""
+    require(frame, "attack", "model", "passes", "value", "low", "high")
+    ax = axes_or_new(ax, width=7.5, height=4.2)
+    looks = set_styles([name.replace("\n", ", ") for name in frame["attack"]])
+    for model_place, model in enumerate(dict.fromkeys(frame["model"])):
+        for name, look in looks.items():
+            rows = frame[(frame["model"] == model) & (frame["attack"].str.replace("\n", ", ") == name)]
+            if rows.empty:
+                continue
+            ax.errorbar(
+                rows["passes"] * 1.06**model_place,  # beside each other, not on top
+                rows["value"],
+                yerr=interval_errors(rows["value"], rows["low"], rows["high"]),
+                linestyle="",
+                color=look.colour,
+                marker="os^Dv"[model_place % 5],
+                markerfacecolor=look.colour if model_place == 0 else "white",
+                markersize=7,
+                elinewidth=1.2,
+                capsize=2.5,
+                label=f"{look.label} on {model}",
+            )
+    ax.set_xscale("log")
+    percent_axis(ax)
+    ax.set(ylim=(0, 1.02), xlabel=x_label, ylabel=y_label, title=title or "")
+    legend_right(ax)
+    return ax

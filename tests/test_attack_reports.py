@@ -1,0 +1,209 @@
+"""What notebooks 14 to 17 compute, on a world of three digits: stages, comparisons, verdicts, settled constants."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY
+
+from lib import attacks
+from lib.erasing import ErasingLaw
+from lib.errors import UserError
+from lib.run import (
+    adaptive_report,
+    attack_report,
+    inversion,
+    knowledge,
+    priors,
+    referee_report,
+    settle,
+    students,
+    success,
+    targets,
+)
+from lib.run.workbook import Workbook, open_workbook
+from lib.setups import Study, load_setup
+
+ATTACKS = {
+    "lomma_gmi": {"headline": {"candidates": 2, "keep": 1, "steps": 2, "views": 1}},
+    "kedmi": {"headline": {"candidates": 2, "keep": 1, "steps": 2, "views": 1}},
+    "brep": {"headline": {"pool": 20, "candidates": 1, "steps": 2, "directions": 4, "views": 1}},
+}
+LISTED = {
+    "compared": ["ppa eigenfaces headline", "lomma_gmi eigenfaces headline", "kedmi inversion_gan headline",
+                 "brep eigenfaces headline"],
+    "adaptive": ["ppa eigenfaces quick", "ppa+eot2 eigenfaces quick", "ppa+re_prior eigenfaces quick"],
+    "referee": ["ppa eigenfaces headline", "ppa+eot2 eigenfaces quick", "brep eigenfaces headline"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for the module: what one test makes the others load."""
+    return tmp_path_factory.mktemp("attack-reports")
+
+
+@pytest.fixture
+def book(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
+    monkeypatch.setenv("MIDRE_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("RESULTS_DIR", str(folder / "results"))
+    monkeypatch.setenv("MIDRE_TRAIN", "1")
+    content = copy.deepcopy(TINY)
+    content["image_size"] = 16
+    content["attacks"] |= ATTACKS
+    content["target_priors"] = {"inversion_gan": {"steps": 2, "batch": 8, "width": 4, "latent_dim": 4}}
+    network = {"kind": "residual", "widths": [4, 4, 4, 8]}
+    content["students"] = [{"network": network, "steps": 2, "batch": 8}]
+    content["grids"] = {"ppa": {"prior": "eigenfaces", "budget": "quick", "learning_rate": [0.05, 0.2]}}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    study = Study(
+        "digits", ["none", "re(0.1,0.4)", "fe(0.5)"], [0], [0], ["ppa"], "eigenfaces", "headline", **LISTED
+    )
+    return Workbook(load_setup(path), study, tuple(study.defences), (0,), (0,))
+
+
+def test_every_listed_attack_is_run_on_every_compared_model(book: Workbook) -> None:
+    found = book.listed_attacks(book.study.compared)
+    assert [(a.attack, a.defence) for a in found[:2]] == [("ppa", "none"), ("ppa", "re(0.1,0.4)")]
+    assert len(found) == 8, "the study's first two models"
+    white, black = (attack_report.runs(book, white_box=white) for white in (True, False))
+    assert {a.attack for a in white} == {"ppa", "lomma_gmi", "kedmi"} and {a.attack for a in black} == {
+        "brep"
+    }
+    with pytest.raises(UserError, match="'attack prior budget'"):
+        book.listed_attacks(["ppa eigenfaces"])
+
+
+def test_a_prior_against_a_target_is_made_for_two_models_only(book: Workbook) -> None:
+    study = Study(**{**book.study.__dict__, "compared_defences": ["none", "re(0.1,0.4)", "fe(0.5)"]})
+    wider = Workbook(book.setup, study, book.defences, (0,), (0,))
+    models = {line.split()[0]: [a.defence for a in wider.listed_attacks([line])] for line in study.compared}
+    assert len(models["ppa"]) == 3 and models["kedmi"] == ["none", "re(0.1,0.4)"]
+
+
+def test_priors_differ_by_what_they_are_made_from(book: Workbook) -> None:
+    setup = book.setup
+    first, second = (targets.target(setup, d, 0).stage for d in ("none", "re(0.1,0.4)"))
+    law = ErasingLaw()
+    keys = [
+        priors.stage(setup, "eigenfaces").key,
+        priors.stage(setup, "eigenfaces", law=law).key,
+        priors.stage(setup, "eigenfaces", law=ErasingLaw(scale=(0.5, 0.5))).key,
+        priors.stage(setup, "inversion_gan", target=first).key,
+        priors.stage(setup, "inversion_gan", target=second).key,
+    ]
+    assert len(set(keys)) == 5
+    assert priors.stage(setup, "eigenfaces", target=first).key == keys[0], (
+        "a public prior does not know targets"
+    )
+    with pytest.raises(UserError, match="expected the target"):
+        priors.stage(setup, "inversion_gan")
+    clean, erased = (priors.public_photos(setup, x) for x in (None, law))
+    changed = (clean != erased).any(1).float().mean((1, 2))
+    assert 0.05 < changed.mean() < 0.4 and torch.equal(erased, priors.public_photos(setup, law))
+
+
+def test_students_are_of_their_target_and_their_photos(book: Workbook) -> None:
+    setup = book.setup
+    trained = targets.target(setup, "none", 0)
+    other = targets.target(setup, "re(0.1,0.4)", 0)
+    (student,) = students.load(setup, trained)
+    assert student.num_classes == trained.model.num_classes and not student.training
+    keys = {
+        s.key
+        for t in (trained, other)
+        for law in (None, ErasingLaw())
+        for s in students.stages(setup, t.stage, law=law)
+    }
+    assert len(keys) == 4
+
+
+def test_the_law_is_the_defences_and_res_as_a_control(book: Workbook) -> None:
+    assert knowledge.law_of(book.setup, "re(0.1,0.8)").scale == (0.1, 0.8)
+    assert knowledge.law_of(book.setup, "none") == knowledge.law_of(book.setup, "re(0.1,0.4)")
+    keys = []
+    for defence, name in (("none", "ppa"), ("none", "ppa+eot2"), ("none", "ppa+eot4")):
+        attack = book.attack(defence, attack=name, budget="quick")
+        keys.append(inversion.reconstruction_stage(attack, attack.target().stage))
+    assert len({stage.key for stage in keys}) == 3 or keys[1].params["attack"] != keys[2].params["attack"]
+    assert "law" not in keys[0].params and keys[1].params["law"]["scale"] == (0.1, 0.4)
+
+
+def test_attacks_side_by_side(book: Workbook) -> None:
+    found = attack_report.runs(book, white_box=True)
+    book.invert(found)
+    table = attack_report.comparison(found)
+    assert len(table) == 6 and set(table["model"]) == {"NoDef", "RE [.1, .4]"}
+    row = table.iloc[0]
+    hits, labels = success.right(found[0])
+    by_hand = np.mean([hits[labels == k].double().mean() for k in labels.unique()])
+    assert row["main"].value == pytest.approx(by_hand) and row["main"].n == 3
+    before = success.mean([found[0]], "main", "prior_samples").value
+    assert row["gain"].value == pytest.approx(row["main"].value - before)
+    cost = inversion.reconstruct(found[0]).cost
+    assert row["passes"] == pytest.approx(cost["target_forward"] + cost["target_backward"])
+    assert "gain over prior samples" in attack_report.shown(table)
+    sheet = attack_report.sheet(book, found, "none")
+    assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())
+    assert "Too small to conclude" in attack_report.what_we_saw(book, table)
+
+
+def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> None:
+    found = adaptive_report.runs(book)
+    book.invert(found)
+    table = adaptive_report.comparison(found).set_index(["attack", "defence"])
+    plain, eot = table.loc[("ppa", "none")], table.loc[("ppa+eot2", "none")]
+    assert plain["same_steps"] is None and plain["masks"] == 0 and eot["masks"] == 2
+    assert eot["passes"] == 2 * plain["passes"]
+    assert eot["same_steps"].difference.value == pytest.approx(eot["main"].value - plain["main"].value)
+    assert table.loc[("ppa+re_prior", "none")]["other"] and not eot["other"]
+    curve = adaptive_report.by_masks(table.reset_index(), budget="quick")
+    assert sorted(curve["masks"].unique()) == [0, 2], "other ingredients are no point of the curve"
+    assert "against plain, same steps" in adaptive_report.shown(table.reset_index())
+
+
+def test_the_referee_sees_what_is_stored(book: Workbook) -> None:
+    found = referee_report.verdicts(book)
+    assert list(found) == ["none", "re(0.1,0.4)"]
+    verdict = found["re(0.1,0.4)"]
+    assert len(verdict.members) == 3 and verdict.members["chosen"].sum() == verdict.accuracy.n == 3
+    states = {flag.name: flag for flag in verdict.flags}
+    assert states["defence diagnostic inactive"].raised is False
+    assert 0.1 < states["defence diagnostic inactive"].value < 0.4, "the erased area"
+    assert states["evaluator and target disagree on real photos"].raised is not None
+    grid = referee_report.flag_grid(found)
+    assert grid.shape == (9, 2) and set(grid.to_numpy().ravel()) <= {"clear", "raised", "not checked"}
+    assert "not established" in referee_report.what_we_saw(book, found)
+
+
+def test_constants_are_settled_by_the_throw_away_target(
+    book: Workbook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "LENGTH", 1.0)
+    monkeypatch.setattr(inversion, "judge_reconstructions", lambda *_: pytest.fail("an evaluator was asked"))
+    table = settle.settle(book.setup, "ppa")
+    assert sorted(table["learning_rate"]) == ["0.05", "0.2"] and (table["people"] == 3).all()
+    assert table["target_confidence"].is_monotonic_decreasing
+    with pytest.raises(UserError, match="no grid for 'gmi'"):
+        settle.settle(book.setup, "gmi")
+
+
+def test_every_grid_and_listed_attack_of_the_shipped_setups_is_valid() -> None:
+    for name in ("digits", "lfw64"):
+        shown = open_workbook(name)
+        for attack in shown.setup.grids:
+            prior, budget, trials = settle.trials(shown.setup, attack)
+            own = shown.setup.attacks[attack].get(prior, {}) | shown.setup.budget(attack, budget)
+            assert len(trials) > 1 and all(attacks.get(attack).budget(**{**own, **trial}) for trial in trials)
+        listed = [*shown.study.compared, *shown.study.adaptive, *shown.study.referee]
+        for attack in shown.listed_attacks(listed):
+            method = attacks.get(attack.attack)
+            method.budget(**attack.values)
+            assert attack.prior in shown.setup.priors | shown.setup.target_priors
+            assert method.prior in (None, attack.prior)
