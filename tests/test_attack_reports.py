@@ -190,6 +190,9 @@ def test_constants_are_settled_by_the_throw_away_target(
     table = settle.settle(book.setup, "ppa")
     assert sorted(table["learning_rate"]) == ["0.05", "0.2"] and (table["people"] == 3).all()
     assert table["target_confidence"].is_monotonic_decreasing
+    monkeypatch.setattr(settle, "rank", lambda *_, **__: pytest.fail("a trial was repeated"))
+    again = settle.settle(book.setup, "ppa")
+    assert again["target_confidence"].tolist() == pytest.approx(table["target_confidence"].tolist(), abs=1e-4)
     with pytest.raises(UserError, match="no grid for 'gmi'"):
         settle.settle(book.setup, "gmi")
 

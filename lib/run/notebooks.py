@@ -46,6 +46,9 @@ def start() -> None:
     shell = get_ipython()
     if shell is not None:
         shell.set_custom_exc((UserError,), _show_user_error)
+    import pandas as pd
+
+    pd.set_option("display.max_colwidth", None)  # findings are sentences
     from lib.plots import theme  # here, so that running notebooks from a terminal does not import matplotlib
 
     theme()

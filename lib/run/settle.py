@@ -7,7 +7,9 @@ that its grid lists (``grids`` in the setup), so that none is tuned harder than 
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +20,7 @@ from lib.attacks.access import Access
 from lib.attacks.losses import cross_entropy
 from lib.attacks.selection import rank
 from lib.errors import UserError
+from lib.results.schema import PUBLISHED
 from lib.run import inversion
 from lib.run.inversion import Attack
 from lib.run.knowledge import knowledge
@@ -50,17 +53,25 @@ def trials(setup: Setup, attack: str) -> tuple[str, str, list[dict[str, Any]]]:
 def settle(setup: Setup, name: str) -> pd.DataFrame:
     """Run the grid; save ``settled/<setup>__<attack>.csv`` and return its rows, best first: the constants, the
     throw-away target's mean p_y over random views of what the attack keeps (``target_confidence``, the criterion),
-    its cross entropy of the plain images, and seconds per identity."""
+    its cross entropy of the plain images, and seconds per identity. Trials made before, with the same values,
+    are not repeated."""
     prior, budget, grid = trials(setup, name)
     run = Attack(setup, "none", SEED, name, prior, budget, SEED, LENGTH)
     trained, method = run.target(), attacks.get(name)
     model, faces = trained.model.to(device()), run.load_prior()
     known = knowledge(setup, name, "none", trained)
+    table = results.output_dir(setup.name) / "settled" / f"{setup.name}__{name}.csv"
+    done = _tried(table, PUBLISHED / "settled" / table.name)
     people = torch.linspace(0, model.num_classes - 1, min(PEOPLE, model.num_classes)).round().long()
     rows = []
-    for done, constants in enumerate(grid):
-        report(f"settle {name}", done, len(grid))
-        chosen = method.budget(**{**run.values, **constants})
+    for count, constants in enumerate(grid):
+        report(f"settle {name}", count, len(grid))
+        values = {**run.values, **constants}
+        text = json.dumps(values, sort_keys=True)
+        if text in done:
+            rows.append(done[text])
+            continue
+        chosen = method.budget(**values)
         made = method.invert(model, faces, people, budget=chosen, seed=SEED, knowledge=known)
         index = made.selected + torch.arange(len(people))[:, None] * made.latents.shape[1]
         with torch.no_grad():
@@ -86,11 +97,25 @@ def settle(setup: Setup, name: str) -> pd.DataFrame:
                 "target_loss": float(seen["loss"].mean()),
                 "seconds": made.cost["seconds"],
                 "people": len(people),
+                "values": text,
             }
         )
-        table = pd.DataFrame(rows).sort_values("target_confidence", ascending=False)
-        folder = results.output_dir(setup.name) / "settled"
-        folder.mkdir(parents=True, exist_ok=True)
-        table.to_csv(folder / f"{setup.name}__{name}.csv", index=False, float_format="%.4f")
+        table.parent.mkdir(parents=True, exist_ok=True)
+        _sorted(rows).to_csv(table, index=False, float_format="%.4f")
     report(f"settle {name}", len(grid), len(grid))
-    return table
+    return _sorted(rows)
+
+
+def _sorted(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows).sort_values("target_confidence", ascending=False, ignore_index=True)
+
+
+def _tried(*tables: Path) -> dict[str, dict[str, Any]]:
+    """Trials of an earlier run, here or committed, by all their constants."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in tables:
+        if path.is_file():
+            found |= {
+                row["values"]: row for row in pd.read_csv(path, dtype={"values": str}).to_dict("records")
+            }
+    return found
