@@ -57,3 +57,34 @@ class ToyTarget(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.both(images)[1]
+
+
+class SizedTarget(nn.Module):
+    """A random linear softmax of any image size and class count, with batch norm so that the mode matters."""
+
+    def __init__(self, size: int, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.num_classes, self.image_size = classes, size
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Linear(3 * size * size, classes)
+        stream = generator(0, "target", size, classes)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=stream) * 4 / size)
+            self.head.bias.zero_()
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.norm(images - 0.5).flatten(1)
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(images)
+        return features, self.head(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.both(images)[1]
+
+
+def smooth_images(count: int, size: int, *, seed: int = 0) -> Tensor:
+    """(count, 3, size, size) uint8 of low frequencies."""
+    coarse = torch.rand(count, 3, 2, 2, generator=generator(seed, "images"))
+    fine = nn.functional.interpolate(coarse, size=size, mode="bilinear")
+    return (fine * 255).round().to(torch.uint8)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lib.priors.guidance import max_margin as max_margin  # beside the others for those who look here
+
 if TYPE_CHECKING:
     from lib.attacks.access import Access
 

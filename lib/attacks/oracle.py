@@ -37,6 +37,15 @@ class Oracle:
         self.device = next((parameter.device for parameter in target.parameters()), torch.device("cpu"))
         self.__target = target
 
+    def require(self, attack: str, queries: int) -> None:
+        """Raises: UserError if fewer answers are left than an attack may need."""
+        if self.cap is not None and self.cap - self.queries < queries:
+            raise UserError(
+                f"{attack}: expected an oracle that still answers the {queries} queries that this budget may "
+                f"spend, got one that answers {self.cap - self.queries} more; raise its cap or spend less (fewer "
+                "steps, a smaller pool)"
+            )
+
     def ask(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in [0, 1] to scores (B, C) fp32, or labels (B,) int64, on the images' device.
 

@@ -9,9 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from lib.errors import UserError
+from lib.priors.conditional_gan import ConditionalGan
+from lib.priors.conditional_training import ConditionalGanConfig, train_conditional_gan
 from lib.priors.eigenfaces import Eigenfaces
 from lib.priors.gan import GanConfig, train_gan
 from lib.priors.interface import Prior
+from lib.priors.inversion_gan import InversionGan
+from lib.priors.inversion_training import InversionGanConfig, train_inversion_gan
 from lib.priors.styleprior import StylePrior
 
 
@@ -31,9 +35,13 @@ class Trainer:
     against_target: bool = False
 
 
-PRIORS: dict[str, type[Prior]] = {kind.name: kind for kind in (Eigenfaces, StylePrior)}
+PRIORS: dict[str, type[Prior]] = {
+    kind.name: kind for kind in (Eigenfaces, StylePrior, InversionGan, ConditionalGan)
+}
 TRAINERS: dict[str, Trainer] = {
     "stylegan": Trainer(GanConfig, lambda public, target, **rest: train_gan(public, **rest)),
+    "inversion_gan": Trainer(InversionGanConfig, train_inversion_gan, against_target=True),
+    "conditional_gan": Trainer(ConditionalGanConfig, train_conditional_gan, against_target=True),
 }
 
 

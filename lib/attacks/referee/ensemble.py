@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from lib import attacks
 from lib.attacks.access import Access
-from lib.attacks.interface import Budget, Reconstructions, device_of
+from lib.attacks.adaptive import Adapted
+from lib.attacks.interface import Budget, Reconstructions, check_labels, device_of
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import cross_entropy
 from lib.attacks.selection import rank
 from lib.errors import UserError
-from lib.runtime import frozen
+from lib.runtime import frozen, seed_for
 
 if TYPE_CHECKING:
     from lib.priors import Prior
@@ -43,6 +44,14 @@ class Member:
     def sees(self) -> str:
         """ "gradients", "scores" or "labels"."""
         return attacks.get(self.attack).sees
+
+    @property
+    def role(self) -> str:
+        """ "white box", "adaptive" (with ingredients), "scores" or "label only"."""
+        attack = attacks.get(self.attack)
+        if attack.sees == "gradients":
+            return "adaptive" if attack.ingredients else "white box"
+        return "label only" if attack.sees == "labels" else "scores"
 
     @property
     def label(self) -> str:
@@ -107,15 +116,21 @@ def combine(
     """Judge all entries by the plain target and choose.
 
     Members' own confidences are not asked: a label-only attack knows shares of labels, an adaptive one the
-    answers about erased images.
+    answers about erased images. The views are drawn apart from those that any attack selects by, lest the
+    attack whose seed is the referee's look best.
 
     Args:
         labels: (K,) the identities, in the order of the entries' images.
 
     Raises:
-        UserError: no member, or entries of other identities.
+        UserError: no member, entries of other identities or shapes, or a target seen through an ingredient or
+            an oracle.
     """
-    labels = torch.as_tensor(labels)
+    if isinstance(target, Adapted) or hasattr(target, "ask"):
+        raise UserError(
+            f"referee: expected the plain target as judge, got {type(target).__name__}; pass the network itself"
+        )
+    labels = check_labels(target, labels)
     if not entries:
         raise UserError("referee: expected at least one member, got none; name its attacks")
     for member, entry in entries.items():
@@ -124,6 +139,11 @@ def combine(
                 f"referee: expected reconstructions of {len(labels)} identities, got {len(entry.images)} from "
                 f"{member.label}; attack the same ones"
             )
+        if entry.images.ndim != 5 or 0 in entry.images.shape:
+            raise UserError(
+                f"referee: expected images (K, m, 3, S, S), got {tuple(entry.images.shape)} from {member.label}; "
+                "keep at least one reconstruction per identity"
+            )
     members = tuple(sorted(entries, key=lambda member: member.label))
     best = [_confidence(target, entries[member].images, labels, seed=seed).max(1) for member in members]
     return Chosen(members, torch.stack([b.values for b in best]), torch.stack([b.indices for b in best]))
@@ -131,7 +151,7 @@ def combine(
 
 def _confidence(target: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> Tensor:
     """(K, m): the target's mean p_y over random views, an identity's own whatever the member."""
-    device, count = device_of(target), images.shape[1]
+    device, count, seed = device_of(target), images.shape[1], seed_for(seed, "referee")
     budget = Budget(candidates=count, steps=1, learning_rate=1.0, keep=1, views=VIEWS)
     found = []
     with frozen(target):
@@ -152,7 +172,7 @@ def run_members(
     *,
     knowledge: Knowledge = NOTHING,
 ) -> dict[Member, Entry]:
-    """Run every member with the constants of its budget. Black-box members see the target through an oracle.
+    """Run every member with the constants of its budget; black-box attacks make their own oracle.
 
     Raises:
         UserError: a prior that is not given, and what the attacks raise.

@@ -1,5 +1,5 @@
-"""Reasons not to believe a verdict, one function each. A flag without its evidence is not checked, which is no
-better than raised: nobody looked."""
+"""Reasons not to believe an attack, one function each. A flag without its evidence is not checked, which is no
+better than raised: nobody looked. Reasons not to believe the judges: :mod:`lib.attacks.referee.judges`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lib import statistics
-from lib.attacks.referee.ensemble import Chosen
+from lib.attacks.referee.ensemble import Chosen, Entry, Member
+from lib.statistics import Interval
 
 SEED = 0
+FLIPS = 99  # only the interval is used, not the p value
+ROLES = ("white box", "adaptive", "label only")
+SEEDS = 2  # of each: one run may be lucky
+FEWEST = 6  # identities: fewer cannot show a difference at 5 % in a sign-flip test
 LAST = 0.2  # of the steps: where a loss should have come to rest
-FALLING = 0.05  # share of its whole fall that a loss may still fall there; noise of crops is below a percent
+FALLING = 0.05  # share of its whole fall that a loss may still fall there; headline budgets: at most 2 %
+NOISE = 2.0  # standard errors of the loss that a fall must exceed: crops and masks are drawn at each step
 REACHED = 0.5  # mean p_y over views: below, the target itself does not recognise the reconstructions
-AGREEMENT = 0.8  # of the photos that the target gets right, the share that a judge must get right too
-GAP = 0.15  # between evaluators: half of what separates a strong from a weak attack in the studies here
+MISSED = 0.25  # identities below it: PPA misses none on the models of lfw64, GMI a quarter to a third
+MARGIN = 0.02  # of confidence: where it is saturated, less than that can be significant and means nothing
 COLLAPSED = 0.1  # spread of an identity's reconstructions over the spread between identities
+TWIN = 2 / 255  # root mean square between images that look the same
+TWINS = 0.1  # identities whose chosen reconstruction is another's
+GROWTH = 1.5  # of the passes: closer budgets say nothing about growth
 
 
 @dataclass(frozen=True)
@@ -51,44 +61,96 @@ class Diagnostic:
     active: bool
 
 
-def _unknown(name: str, limit: float, missing: str) -> Flag:
+def unknown(name: str, limit: float, missing: str) -> Flag:
     return Flag(name, None, np.nan, limit, f"not checked: {missing}")
 
 
-def still_falling(entries: Mapping, chosen: Chosen) -> Flag:
-    """Whether a white-box member's loss had not come to rest."""
-    name, worst, who = "loss still falling at the end", -np.inf, ""
+def few(people: int) -> str:
+    return f"it needs {FEWEST} identities, there are {people}"
+
+
+def _names(text: str, guilty: Sequence[str]) -> str:
+    return f"{text} ({'; '.join(guilty)})" if guilty else ""
+
+
+def difference(first: Tensor | np.ndarray, second: Tensor | np.ndarray, *, tests: int = 1) -> Interval:
+    """First minus second, paired by identity, at 95 % for all ``tests`` together."""
+    values = (np.asarray(part, dtype=np.float64) for part in (first, second))
+    return statistics.compare_paired(*values, seed=SEED, level=1 - 0.05 / tests, flips=FLIPS).difference
+
+
+def ensemble_incomplete(chosen: Chosen) -> Flag:
+    """Whether the ensemble lacks a white-box, an adaptive or a label-only attack, or their second seeds."""
+    runs: dict[str, dict[tuple[str, str, str], set[int]]] = {role: {} for role in ROLES}
     for member in chosen.members:
-        if member.sees != "gradients":
-            continue
-        loss = np.array([row["loss"] for row in entries[member].history], float)
-        part = max(1, round(LAST * len(loss)))
-        whole = loss[:part].mean() - loss[-part:].mean()
-        if len(loss) < 3:  # one or two steps: there is nothing that could have come to rest
-            fall = 1.0
-        else:
-            half = max(1, part // 2)
-            late = loss[-part : -half or None].mean() - loss[-half:].mean()
-            fall = late / whole if whole > 0 else 0.0
-        if fall > worst:
-            worst, who = fall, member.label
-    if not who:
-        return _unknown(name, FALLING, "no white-box member")
-    text = f"{100 * max(worst, 0):.0f} % of the whole fall of the loss is in the last steps ({who})"
-    return Flag(name, bool(worst > FALLING), float(worst), FALLING, f"{text}; give it more steps")
+        one = (member.attack, member.prior, member.budget)
+        runs.get(member.role, {}).setdefault(one, set()).add(member.seed)
+    seeds = {role: max(map(len, found.values()), default=0) for role, found in runs.items()}
+    text = ", ".join(f"{role} {count}" for role, count in seeds.items())
+    complete = sum(count >= SEEDS for count in seeds.values())
+    return Flag(
+        "ensemble incomplete",
+        complete < len(ROLES),
+        float(complete),
+        float(len(ROLES)),
+        f"seeds of one attack: {text}; run each kind under {SEEDS} seeds",
+    )
+
+
+def still_falling(entries: Mapping[Member, Entry], chosen: Chosen) -> Flag:
+    """Whether a white-box member's loss had not come to rest, or never fell.
+
+    The histories of black-box attacks are of what they happened to try, not of one descent.
+    """
+    name = "loss still falling at the end"
+    found = {
+        member.label: _late_fall(np.array([row["loss"] for row in entries[member].history], dtype=np.float64))
+        for member in chosen.members
+        if member.sees == "gradients"
+    }
+    if not found:
+        return unknown(name, FALLING, "no white-box member")
+    guilty = [who for who, (_, bad) in found.items() if bad]
+    share = max(found[who][0] for who in guilty or found)
+    return Flag(
+        name,
+        bool(guilty),
+        share,
+        FALLING,
+        f"{100 * share:.0f} % of the whole fall of the loss is in the last steps"
+        f"{_names(' or it never fell', guilty)}; give it more steps",
+    )
+
+
+def _late_fall(loss: np.ndarray) -> tuple[float, bool]:
+    """The share of its whole fall that a loss (steps,) falls at the end, and whether that is to be flagged."""
+    if len(loss) < 4:  # there is nothing that could have come to rest
+        return 1.0, True
+    part = max(2, round(LAST * len(loss)))
+    half = part // 2
+    noise = np.diff(loss[-max(4, len(loss) // 2) :]).std(ddof=1) / np.sqrt(2)
+    whole = loss[:part].mean() - loss[-part:].mean()
+    if whole <= NOISE * noise * np.sqrt(2 / part):
+        return 0.0, True
+    late = loss[-part:-half].mean() - loss[-half:].mean()
+    certain = late > NOISE * noise * np.sqrt(1 / half + 1 / (part - half))
+    return max(0.0, float(late / whole)), bool(certain and late / whole > FALLING)
 
 
 def confidence_not_reached(chosen: Chosen) -> Flag:
-    """Whether the target itself does not recognise the best reconstructions."""
-    found = statistics.clustered_mean(chosen.best.double(), np.arange(len(chosen.best)), seed=SEED)
+    """Whether the target itself does not recognise the best reconstructions, on average or of many people."""
+    people = np.arange(len(chosen.best))
+    found = statistics.clustered_mean(chosen.best.double(), people, seed=SEED)
+    missed = statistics.clustered_mean((chosen.best < REACHED).double(), people, seed=SEED)
     high = found.high if np.isfinite(found.high) else found.value
     return Flag(
         "target confidence not reached",
-        bool(high < REACHED),
+        bool(high < REACHED or missed.low > MISSED),
         found.value,
         REACHED,
-        f"the target's mean confidence in the best reconstructions is {found.value:.2f}; an attack that does not "
-        "convince its own target says nothing of the defence: raise the budget",
+        f"the target's mean confidence in the best reconstructions is {found.value:.2f}, and below {REACHED} for "
+        f"{100 * missed.value:.0f} % of the identities; an attack that does not convince its own target says "
+        "nothing of the defence: raise the budget",
     )
 
 
@@ -96,7 +158,9 @@ def diagnostic_inactive(diagnostic: Diagnostic | None) -> Flag:
     """Whether the defence did nothing."""
     name = "defence diagnostic inactive"
     if diagnostic is None:
-        return _unknown(name, np.nan, "no diagnostic of the defence was given")
+        return unknown(name, np.nan, "no diagnostic of the defence was given")
+    if np.isnan(diagnostic.value):
+        return Flag(name, False, np.nan, np.nan, f"{diagnostic.name}: there is nothing that must move")
     text = f"{diagnostic.name} is {diagnostic.value:.3g}"
     return Flag(
         name,
@@ -113,96 +177,67 @@ def black_box_beats_white_box(chosen: Chosen) -> Flag:
     white = [i for i, member in enumerate(chosen.members) if member.sees == "gradients"]
     black = [i for i, member in enumerate(chosen.members) if member.sees != "gradients"]
     if not white or not black:
-        return _unknown(name, 0.0, "it needs a white-box and a black-box member")
-    compared = statistics.compare_paired(
-        chosen.confidence[black].amax(0).numpy(), chosen.confidence[white].amax(0).numpy(), seed=SEED
-    ).difference
+        return unknown(name, MARGIN, "it needs a white-box and a black-box member")
+    if len(chosen.best) < FEWEST:
+        return unknown(name, MARGIN, few(len(chosen.best)))
+    found = difference(chosen.confidence[black].amax(0), chosen.confidence[white].amax(0))
     return Flag(
         name,
-        bool(compared.low > 0),
-        compared.value,
-        0.0,
-        f"black-box minus white-box confidence is {compared.value:+.2f} [{compared.low:+.2f}, {compared.high:+.2f}]; "
-        "above 0, gradients are masked: trust the black-box attacks, or attack through a smooth copy",
-    )
-
-
-def judge_disagrees_on_photos(
-    target_right: Tensor | None, evaluator_right: Tensor | None, identity: Tensor | None
-) -> Flag:
-    """Whether the main evaluator fails on photos that the target gets right; hits (N,) and labels (N,)."""
-    name = "evaluator and target disagree on real photos"
-    if target_right is None or evaluator_right is None or identity is None or not target_right.any():
-        return _unknown(name, AGREEMENT, "no real photos were given")
-    right = target_right.bool()
-    found = statistics.clustered_mean(
-        evaluator_right[right].double(), identity[right], seed=SEED, average="micro"
-    )
-    high = found.high if np.isfinite(found.high) else found.value
-    return Flag(
-        name,
-        bool(high < AGREEMENT),
+        bool(found.low > MARGIN),
         found.value,
-        AGREEMENT,
-        f"the evaluator gets {100 * found.value:.0f} % of the photos right that the target gets right; a judge "
-        "below that cannot tell a failed reconstruction from its own error",
+        MARGIN,
+        f"black-box minus white-box confidence is {found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]; "
+        f"above {MARGIN}, gradients are masked: trust the black-box attacks, or attack through a smooth copy",
     )
 
 
-def evaluators_disagree(hits: Mapping[str, Tensor]) -> Flag:
-    """Whether two evaluators give the chosen reconstructions clearly different accuracies; hits (K,) each."""
-    name = "evaluators disagree with each other"
-    if len(hits) < 2:
-        return _unknown(name, GAP, "it needs two evaluators")
-    means = {role: float(right.double().mean()) for role, right in hits.items()}
-    low, high = min(means, key=means.get), max(means, key=means.get)
-    found = statistics.compare_paired(
-        hits[high].double().numpy(), hits[low].double().numpy(), seed=SEED
-    ).difference
-    return Flag(
-        name,
-        bool(found.low > 0 and found.value > GAP),
-        found.value,
-        GAP,
-        f"{high} recognises {100 * means[high]:.0f} %, {low} {100 * means[low]:.0f} %; the number is a property of "
-        "the judge: report all of them, and an outside verifier",
-    )
-
-
-def collapsed(entries: Mapping, chosen: Chosen) -> Flag:
-    """Whether a member's reconstructions of an identity are copies of one image."""
-    name, worst, who = "candidates collapsed to duplicates", np.inf, ""
+def collapsed(entries: Mapping[Member, Entry], chosen: Chosen) -> Flag:
+    """Whether a member's reconstructions of an identity, or the chosen ones of different identities, are copies of
+    one image."""
+    name = "candidates collapsed to duplicates"
+    spreads = {}
     for member in chosen.members:
-        images = entries[member].images
-        if images.shape[1] < 2 or len(images) < 2:
-            continue
-        flat = images.flatten(2)
-        within = flat.std(1).square().mean(1).sqrt().median()
-        between = flat[:, 0].std(0).square().mean().sqrt()
-        spread = float(within / between.clamp_min(1e-12))
-        if spread < worst:
-            worst, who = spread, member.label
-    if not who:
-        return _unknown(name, COLLAPSED, "every member kept one reconstruction per identity")
+        flat = entries[member].images.flatten(2)
+        if flat.shape[1] > 1 and len(flat) > 1:
+            within = flat.std(1).square().mean(1).sqrt().median()
+            between = flat[:, 0].std(0).square().mean().sqrt()
+            spreads[member.label] = float(within / between.clamp_min(1e-12))
+    shared = _twins(chosen.pick({member: entries[member].images for member in chosen.members}))
+    if not spreads and shared <= TWINS:
+        return unknown(name, COLLAPSED, "every member kept one reconstruction per identity")
+    guilty = [who for who, spread in spreads.items() if spread < COLLAPSED]
+    spread = min(spreads.values(), default=np.nan)
     return Flag(
         name,
-        bool(worst < COLLAPSED),
-        worst,
+        bool(guilty or shared > TWINS),
+        spread,
         COLLAPSED,
-        f"an identity's reconstructions differ {worst:.2f} times as much as identities do ({who}); where they are "
-        "copies, n is smaller than it looks: start from other latents",
+        f"an identity's reconstructions differ {spread:.2f} times as much as identities do{_names('', guilty)}; "
+        f"{100 * shared:.0f} % of the identities share the chosen image with another; where they are copies, n is "
+        "smaller than it looks: start from other latents",
     )
+
+
+def _twins(images: Tensor) -> float:
+    """Share of images (K, ...) that look like another's."""
+    flat = images.flatten(1).float()
+    distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / flat.shape[1] ** 0.5
+    return float((distance.fill_diagonal_(torch.inf).amin(1) < TWIN).double().mean())
 
 
 def not_saturated(curve: Sequence[tuple[float, np.ndarray]] | None) -> Flag:
     """Whether the attack still grows with its budget; (passes, per-identity success (K,)) per budget."""
     name = "budget curve not saturated"
     if curve is None or len(curve) < 2:
-        return _unknown(name, 0.0, "it needs the attack under two budgets")
-    (_, before), (passes, after) = sorted(curve, key=lambda point: point[0])[-2:]
-    found = statistics.compare_paired(
-        np.asarray(after, float), np.asarray(before, float), seed=SEED
-    ).difference
+        return unknown(name, 0.0, "it needs the attack under two budgets")
+    (least, before), (passes, after) = sorted(curve, key=lambda point: point[0])[-2:]
+    if len(after) < FEWEST:
+        return unknown(name, 0.0, few(len(after)))
+    if passes < GROWTH * least:
+        return unknown(
+            name, 0.0, f"it needs budgets {GROWTH} times apart, got {least:.0f} and {passes:.0f} passes"
+        )
+    found = difference(after, before)
     return Flag(
         name,
         bool(found.low > 0),
@@ -210,20 +245,4 @@ def not_saturated(curve: Sequence[tuple[float, np.ndarray]] | None) -> Flag:
         0.0,
         f"the last step of the budget, to {passes:.0f} passes per identity, adds {100 * found.value:+.1f} points "
         f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]; while it adds any, the number is a lower bound",
-    )
-
-
-def verifier_not_above_prior(chosen: Tensor | None, prior: Tensor | None) -> Flag:
-    """Whether an independent verifier sees no more of the person than in prior samples; matches (K,) each."""
-    name = "verifier not above prior samples"
-    if chosen is None or prior is None:
-        return _unknown(name, 0.0, "no verifier was given")
-    found = statistics.compare_paired(chosen.double().numpy(), prior.double().numpy(), seed=SEED).difference
-    return Flag(
-        name,
-        bool(found.low <= 0),
-        found.value,
-        0.0,
-        f"the verifier accepts {100 * found.value:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}] more "
-        "than of the prior samples they began as; where that is not above 0, no likeness is shown",
     )

@@ -10,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from lib import statistics
-from lib.attacks.referee import flags
+from lib.attacks.referee import flags, judges
 from lib.attacks.referee.ensemble import Chosen, Entry, Member
 from lib.attacks.referee.flags import Diagnostic, Flag
 from lib.errors import UserError
@@ -88,45 +88,64 @@ def judge(evidence: Evidence) -> Verdict:
     """The verdict on some evidence.
 
     Raises:
-        UserError: no evaluator.
+        UserError: no evaluator, or a judge that has not seen every reconstruction.
     """
     if not evidence.hits:
         raise UserError("referee: expected the hits of at least one evaluator, got none; judge the entries")
     chosen, entries = evidence.chosen, evidence.entries
+    seen = {**evidence.hits, "verifier": evidence.verifier, "verifier before": evidence.prior_verifier}
+    for role, values in seen.items():
+        if values is not None:
+            _check(role, values, entries)
     counted = {role: chosen.pick(hits) for role, hits in evidence.hits.items()}
     main = next(iter(counted))
+    alone = {
+        member: evidence.hits[main][member].gather(1, chosen.image[i][:, None])[:, 0]
+        for i, member in enumerate(chosen.members)
+    }
     people = np.arange(len(counted[main]))
     accuracy = statistics.clustered_mean(counted[main].double(), people, seed=SEED)
     verified = evidence.verifier is not None and evidence.prior_verifier is not None
     raised = (
+        flags.ensemble_incomplete(chosen),
         flags.still_falling(entries, chosen),
         flags.confidence_not_reached(chosen),
         flags.diagnostic_inactive(evidence.diagnostic),
         flags.black_box_beats_white_box(chosen),
-        flags.judge_disagrees_on_photos(
+        judges.member_alone_leaks_more(counted[main], alone),
+        judges.judge_disagrees_on_photos(
             evidence.target_right, evidence.evaluator_right, evidence.photo_labels
         ),
-        flags.evaluators_disagree(counted),
+        judges.evaluators_disagree(counted),
         flags.collapsed(entries, chosen),
         flags.not_saturated(evidence.curve),
-        flags.verifier_not_above_prior(
+        judges.verifier_not_above_prior(
             chosen.pick(evidence.verifier) if verified else None,
             chosen.pick(evidence.prior_verifier) if verified else None,
         ),
     )
-    return Verdict(accuracy, _members(chosen, evidence.hits[main]), raised)
+    return Verdict(accuracy, _members(chosen, alone), raised)
 
 
-def _members(chosen: Chosen, hits: Mapping[Member, Tensor]) -> pd.DataFrame:
+def _check(role: str, values: Mapping[Member, Tensor], entries: Mapping[Member, Entry]) -> None:
+    for member, entry in entries.items():
+        shape = tuple(values[member].shape) if member in values else "none"
+        if shape != tuple(entry.images.shape[:2]):
+            raise UserError(
+                f"referee: expected {tuple(entry.images.shape[:2])} answers of {role} about {member.label}, got "
+                f"{shape}; show it every reconstruction"
+            )
+
+
+def _members(chosen: Chosen, alone: Mapping[Member, Tensor]) -> pd.DataFrame:
     rows = []
     for i, member in enumerate(chosen.members):
-        best = hits[member].gather(1, chosen.image[i][:, None])[:, 0]
         rows.append(
             {
                 "attack": member.label,
                 "sees": member.sees,
                 "target_confidence": float(chosen.confidence[i].mean()),
-                "attack_accuracy": float(best.double().mean()),
+                "attack_accuracy": float(alone[member].double().mean()),
                 "chosen": int((chosen.member == i).sum()),
             }
         )
