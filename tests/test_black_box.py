@@ -291,6 +291,31 @@ def test_a_masked_gradient_is_no_obstacle(target: ToyTarget, prior: ToyPrior, na
 
 
 @BOTH
+def test_rounding_stops_gradients_but_not_an_attack_that_only_asks(prior: ToyPrior, name: str) -> None:
+    class Rounded(ToyTarget):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.round())
+
+    rounded, labels = Rounded(prior).eval(), torch.arange(CLASSES)
+    blocked = ppa.invert(
+        rounded, prior, labels, budget=ppa.Budget(pool=16, candidates=2, keep=1, steps=5, views=1), seed=3
+    )
+    assert torch.equal(blocked.latents, blocked.initial), "a gradient passed: this target masks nothing"
+    more = {"mirror_genetic": {"steps": 15}, "brep": {"steps": 60, "patience": 30}}[name]
+    found = run(name, rounded, prior, labels, budget=dataclasses.replace(BUDGETS[name], **more))
+    samples = prior.sample(200, generator=generator(9, "samples")).expand(CLASSES, -1, -1)
+    reached = confidence(rounded, prior, found.latents, labels).mean(1)
+    assert (reached > confidence(rounded, prior, samples, labels).mean(1) + 0.2).all()
+
+
+@BOTH
+def test_work_is_half_the_queries(name: str) -> None:
+    budget = BUDGETS[name]
+    assert budget.work == budget.own_queries / 2
+    assert budget.own_queries == {"mirror_genetic": 10 + 6 * 9 + 3 * 4, "brep": 12 * 2 * 33 + 2 * 6}[name]
+
+
+@BOTH
 def test_a_query_cap_shortens_the_attack_and_is_never_exceeded(
     target: ToyTarget, prior: ToyPrior, name: str
 ) -> None:

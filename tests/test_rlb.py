@@ -403,7 +403,7 @@ def test_progress_is_reported_during_a_chunk(target: ToyTarget, prior: ToyPrior)
         target,
         prior,
         [0],
-        budget=dataclasses.replace(SMALL, steps=200, batch=199),
+        budget=dataclasses.replace(SMALL, steps=200, batch=199, buffer=200),
         callback=lambda row: rows.append((row["stage"], row["done"])),
     )
     assert rows == [("rlb episodes", 100), ("rlb episodes", 200), ("rlb", 1)]
@@ -440,6 +440,8 @@ def test_the_target_comes_back_as_it_was(target: ToyTarget, prior: ToyPrior) -> 
         ({"pool": True}, "pool"),
         ({"pool": 20, "buffer": 10}, "pool: .*buffer of 10"),
         ({"candidates": 8, "steps": 7}, "candidates"),
+        ({"steps": 0}, "steps"),
+        ({"batch": 64, "buffer": 64}, "buffer: expected more than the batch of 64, .* got 64"),
         ({"query_cap": 0}, "query_cap"),
         ({"episodes": 3}, "unknown key 'episodes'"),
     ],
@@ -459,6 +461,37 @@ def test_a_query_cap_is_the_number_needed_or_more(target: ToyTarget, prior: ToyP
     with pytest.raises(UserError, match=f"still answers the {2 * (needed - 30)} queries"):
         run(oracle, prior, [0, 1])
     assert oracle.queries == 0
+
+
+def test_work_counts_queries_and_the_short_attack_trains_its_agents(
+    target: ToyTarget, prior: ToyPrior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert SMALL.work == (40 + 4 * (3 + 1)) / 2
+    for budget in (SMALL, RlbBudget(), dataclasses.replace(SMALL, batch=50, query_cap=56)):
+        short = budget.short()
+        assert short.work < budget.work and (short.batch, short.hidden) == (budget.batch, budget.hidden)
+    updates: list[int] = []
+    update = Agents.update
+    monkeypatch.setattr(Agents, "update", lambda *given: (updates.append(1), update(*given))[1])
+    run(target, prior, [0, 1], budget=SMALL.short())
+    assert len(updates) == SMALL.short().steps, "time is measured without what takes the time"
+
+
+def test_a_masked_gradient_is_no_obstacle(prior: ToyPrior) -> None:
+    """Rounding leaves white-box attacks a gradient of 0, and agents what they need."""
+
+    class Rounded(ToyTarget):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.round())
+
+    rounded, labels = Rounded(prior), torch.arange(CLASSES)
+    budget = dataclasses.replace(
+        SMALL, steps=150, buffer=400, batch=32, action_scale=2.0, keep=1, chunk=5, pool=60
+    )
+    found = run(rounded, prior, labels, budget=budget)
+    samples = prior.sample(200, generator=generator(9, "samples")).expand(CLASSES, -1, -1)
+    reached = plain_confidence(rounded, prior, found.kept(), labels)[:, 0]
+    assert (reached > plain_confidence(rounded, prior, samples, labels).mean(1) + 0.3).all()
 
 
 def test_a_label_oracle_is_refused(target: ToyTarget, prior: ToyPrior) -> None:

@@ -7,9 +7,9 @@ is of the image made from it. What the target recognised best during all episode
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -107,6 +107,11 @@ class RlbBudget(CommonBudget):
             raise UserError(
                 f"budget pool: expected at most the buffer of {self.buffer}, got {self.pool}; raise the buffer"
             )
+        if self.buffer <= self.batch:
+            raise UserError(
+                f"budget buffer: expected more than the batch of {self.batch}, or agents never learn, got "
+                f"{self.buffer}; raise it"
+            )
         if self.candidates > self.steps:
             raise UserError(
                 f"budget candidates: expected at most the {self.steps} steps, got {self.candidates}; raise steps"
@@ -124,6 +129,15 @@ class RlbBudget(CommonBudget):
     def own_queries(self) -> int:
         """Queries per identity: its episodes, and its candidates plain and through the views."""
         return self.steps + self.candidates * (1 + self.views)
+
+    @property
+    def work(self) -> float:
+        """As in all attacks, of queries alone; the agents' own updates come on top."""
+        return self.own_queries / 2
+
+    def short(self) -> Self:
+        few = max(2, self.candidates)  # a pool of a batch, so that every episode has its update
+        return replace(self, steps=few, views=2, pool=self.batch, query_cap=None)
 
 
 Budget = RlbBudget
