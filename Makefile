@@ -1,10 +1,11 @@
 # One command runs the workbook, one tests it:  make run   make test
 #
 #   make run                  notebook 00 on the models that come with the repository (minutes, two cores)
-#   make run SETUP=digits     notebooks 01-09, training included, on bundled digits
+#   make run SETUP=digits     all notebooks but 00, training included, on bundled digits
 #   make run SETUP=lfw64      the same on real faces; DRY=1 only prints the stages and the hours left
 #   make publish SETUP=lfw64  copies results/runs/<setup>/ into the committed results
 #   make test, make test-all  lint, unit tests, nbval; test-all adds what is marked slow
+#   make bench                speed and memory of the attack beside the published way; SAVE=PATH writes a CSV
 #   make lab                  JupyterLab
 #   make smoke                re-executes results/smoke, the reference of nbval
 #   make clean                removes the environment and tool caches, never results
@@ -18,6 +19,7 @@ PYTHON ?= python3
 SETUP ?=
 DRY ?=
 DEVICE ?=
+SAVE ?=
 TORCH_INDEX ?=
 # Always `python -m tool`: the scripts in .venv/bin carry absolute paths, which break on spaces and on moving.
 RUN := .venv/bin/python
@@ -30,7 +32,7 @@ export DEVICE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env run publish smoke lab lint test test-all clean
+.PHONY: help env run publish smoke bench lab lint test test-all clean
 
 help:
 	@sed -n 's/^#\( \{0,1\}\)/\1/p;/^SHELL/q' Makefile
@@ -77,6 +79,9 @@ publish: env
 
 smoke: env
 	@$(RUN) -m lib.run smoke
+
+bench: env
+	@$(RUN) -m tests.bench $(if $(strip $(SAVE)),--save "$(SAVE)")
 
 lab: env
 	@$(RUN) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks

@@ -48,6 +48,7 @@ def critic(images: Tensor) -> Tensor:
 def prior() -> ToyPrior:
     toy = ToyPrior()
     toy.critic = critic
+    toy.name = "inversion_gan"
     return toy
 
 
@@ -541,3 +542,9 @@ def test_published_defaults_are_the_defaults() -> None:
     assert kedmi.START == (0.0, 1.0) and budget.short().steps == 2
     config = DcganSpec(), InversionGanConfig()
     assert (config[0].width, config[0].latent_dim, config[1].rate, config[1].n_critic) == (64, 100, 2e-4, 5)
+
+
+def test_a_prior_with_another_critic_is_refused(target: ToyTarget, prior: ToyPrior) -> None:
+    prior.name = "stylegan"
+    with pytest.raises(UserError, match="of kind inversion_gan, got stylegan"):
+        kedmi.invert(target, prior, [0], budget=KedmiBudget(candidates=1, keep=1, steps=1), seed=0)

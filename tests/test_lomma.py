@@ -39,6 +39,7 @@ SMALL = {
 def prior() -> ToyPrior:
     toy = ToyPrior()
     toy.critic = lambda images: F.logsigmoid(6.0 * images[:, 0, 0, 0] - 3.0)
+    toy.name = "inversion_gan"
     return toy
 
 

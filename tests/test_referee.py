@@ -350,7 +350,9 @@ def test_a_noisy_loss_that_has_come_to_rest_is_not_flagged() -> None:
     noise = torch.randn(200, 40, generator=generator(0, "noise")).numpy()
     rest = np.exp(-np.arange(40) / 4) + 0.05 * noise
     moving = 1 - np.arange(40) / 40 + 0.05 * noise
-    flagged = [np.mean([checks._late_fall(loss)[1] for loss in losses]) for losses in (rest, moving)]
+    flagged = [
+        np.mean([np.greater(*checks._late_fall(loss)) for loss in losses]) for losses in (rest, moving)
+    ]
     assert flagged[0] < 0.05 and flagged[1] > 0.4
 
 

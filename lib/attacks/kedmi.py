@@ -118,6 +118,10 @@ def invert(
             f"{name}: expected a prior with a critic, got {prior.name} without one; train {PRIOR} against this "
             "target"
         )
+    if prior.name != PRIOR:  # another critic's logits are no log p(real)
+        raise UserError(
+            f"{name}: expected a prior of kind {PRIOR}, got {prior.name}; train one against this target"
+        )
     with frozen(*networks(target, prior)):
         access = Access(target, prior, fast=budget.fast)
         return run_chunks(

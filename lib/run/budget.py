@@ -16,6 +16,8 @@ from lib.statistics import Interval
 BUDGETS = ("glance", "quick", "sweep", "headline")
 """Weakest first."""
 MIDDLING = "sweep"
+RIVALS = ("gmi",)
+"""Compared in notebook 05 already; notebooks 14 and 15 have them all."""
 SHOWN = (
     ("attack_accuracy_top1", "main"),
     ("attack_accuracy_top1", "panel_majority"),
@@ -47,8 +49,9 @@ def rival_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
     first = book.study.attacks[0]
     middle = MIDDLING if MIDDLING in book.setup.attacks[first] else book.study.budget
     runs = [book.attack(defence, attack=first, prior=kind, budget=middle) for kind in book.setup.priors]
-    for method, budgets in book.setup.attacks.items():
-        if method != first:
+    for method in RIVALS:
+        budgets = book.setup.attacks.get(method, {})
+        if method != first and budgets:
             runs.append(book.attack(defence, attack=method, budget=list(budgets)[-1]))
     return runs
 

@@ -110,31 +110,32 @@ def still_falling(entries: Mapping[Member, Entry], chosen: Chosen) -> Flag:
     }
     if not found:
         return unknown(name, FALLING, "no white-box member")
-    guilty = [who for who, (_, bad) in found.items() if bad]
-    share = max(found[who][0] for who in guilty or found)
+    guilty = [who for who, (share, limit) in found.items() if share > limit]
+    share, limit = max(found.values(), key=lambda pair: pair[0] - pair[1])
     return Flag(
         name,
         bool(guilty),
         share,
-        FALLING,
-        f"{100 * share:.0f} % of the whole fall of the loss is in the last steps"
-        f"{_names(' or it never fell', guilty)}; give it more steps",
+        limit,
+        f"{100 * share:.0f} % of the whole fall of the loss is in the last steps or still to come"
+        f"{_names('', guilty)}, {100 * limit:.0f} % would be rest and noise; give it more steps",
     )
 
 
-def _late_fall(loss: np.ndarray) -> tuple[float, bool]:
-    """The share of its whole fall that a loss (steps,) falls at the end, and whether that is to be flagged."""
-    if len(loss) < 4:  # there is nothing that could have come to rest
-        return 1.0, True
+def _late_fall(loss: np.ndarray) -> tuple[float, float]:
+    """The share of its whole fall that a loss (steps,) falls at the end, 1 if it never fell or is too short to have
+    come to rest, and the share that is to be flagged: more where the loss is noisy."""
+    if len(loss) < 4:
+        return 1.0, FALLING
     part = max(2, round(LAST * len(loss)))
     half = part // 2
     noise = np.diff(loss[-max(4, len(loss) // 2) :]).std(ddof=1) / np.sqrt(2)
     whole = loss[:part].mean() - loss[-part:].mean()
     if whole <= NOISE * noise * np.sqrt(2 / part):
-        return 0.0, True
+        return 1.0, FALLING
     late = loss[-part:-half].mean() - loss[-half:].mean()
-    certain = late > NOISE * noise * np.sqrt(1 / half + 1 / (part - half))
-    return max(0.0, float(late / whole)), bool(certain and late / whole > FALLING)
+    error = noise * np.sqrt(1 / half + 1 / (part - half))
+    return max(0.0, float(late / whole)), max(FALLING, float(NOISE * error / whole))
 
 
 def confidence_not_reached(chosen: Chosen) -> Flag:

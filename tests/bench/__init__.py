@@ -1,0 +1,1 @@
+"""How fast the attacks are: the published way of working and ours, on the same targets with the same budget."""

@@ -1,0 +1,48 @@
+"""Peak memory of our attack as the number of people grows: each number from a fresh process."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from lib.attacks import ppa
+from lib.runtime import ROOT
+from tests.bench.world import budget_for, small_world
+
+PEOPLE = (62, 250, 1000)
+BUDGET = {"pool": 64, "candidates": 4, "keep": 2, "steps": 2, "views": 2, "chunk": 8}
+
+
+def peak_megabytes(people: int) -> tuple[float, float]:
+    """Peak before and after the attack of a fresh process on ``people`` labels of a network of the ``digits``
+    setup's size; what is there before are libraries, networks and photos."""
+    command = [sys.executable, "-m", "tests.bench.memory", str(people)]
+    environment = {**os.environ, "DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    before, after = map(float, done.stdout.split())
+    return before, after
+
+
+def attack(people: int) -> tuple[float, float]:
+    """The same in this process."""
+    world = small_world(people)
+    before = _own_peak()
+    ppa.invert(world.target, world.prior, world.labels, budget=budget_for(world, **BUDGET), seed=0)
+    return before, _own_peak()
+
+
+def _own_peak() -> float:
+    """Megabytes. Linux hands the parent's peak down to ``ru_maxrss``; ``VmHWM`` is this program's alone."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024 / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    print(*attack(int(sys.argv[1])))
