@@ -319,7 +319,7 @@ def laws(draw):
     scale = sorted(draw(st.lists(st.floats(0.01, ceiling), min_size=2, max_size=2)))
     ratio = (1.0, 1.0)
     if shape == "rectangle":
-        widest = min(4.0, 0.9 / scale[0])
+        widest = max(1.0, min(4.0, 0.9 / scale[0]))
         ratio = tuple(sorted(draw(st.lists(st.floats(1 / widest, widest), min_size=2, max_size=2))))
     count = draw(st.integers(1, 6)) if shape == "squares" else 1
     value, p = draw(st.sampled_from(VALUES)), draw(st.sampled_from([0.0, 0.5, 1.0]))

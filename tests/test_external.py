@@ -174,7 +174,7 @@ def test_classes_are_numbered_like_the_people(world, order):
     assert trained.meta["names"] == trained.model.class_names == book.world.train.names == list(PEOPLE)
     assert book.attack("none").target().model is trained.model, "numbered once"
     made = inversion.reconstruct(book.attack("none"))
-    images = inversion.synthesise(book.setup, "eigenfaces", made.kept().flatten(0, 1))
+    images = inversion.pictures(book.attack("none"), range(len(made.labels)), made.selected).flatten(0, 1)
     own = targets.given_network(book.setup)(images).softmax(1)
     names = order or list(PEOPLE)
     assert torch.allclose(
