@@ -6,23 +6,22 @@ by the hinge loss, and the generator besides to be recognised by the target thro
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.errors import UserError
+from lib.priors.adversarial import Run, check_images, digest
 from lib.priors.conditional_gan import ConditionalGenerator, ConditionalSpec, build_conditional_networks
 from lib.priors.guidance import ViewLaw, draw_views, look, max_margin
 from lib.runtime import autocast, frozen, seed_for
 from lib.store import Checkpoint
 
+NAME = "conditional GAN"
 ROW_EVERY = 50
 LABEL_BATCH = 256
 RAMP = 0.05
@@ -104,53 +103,6 @@ def hinge(real: Tensor, fake: Tensor) -> Tensor:
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
-class _Run:
-    """Networks, optimisers, chosen images and random stream of one training, all in one saveable state."""
-
-    NETWORKS = ("generator", "discriminator", "average")
-
-    def __init__(
-        self, spec: ConditionalSpec, config: ConditionalGanConfig, seed: int, device: torch.device
-    ) -> None:
-        networks = build_conditional_networks(spec, seed=seed_for(seed, "conditional gan", "weights"))
-        self.generator, self.discriminator = (network.to(device).train() for network in networks)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        self.rates = config.generator_rate, config.discriminator_rate
-        self.optimisers = [
-            torch.optim.Adam(network.parameters(), lr=rate, betas=(0.0, 0.9))
-            for network, rate in zip(networks, self.rates, strict=True)
-        ]
-        self.random = torch.Generator(device=device).manual_seed(seed_for(seed, "conditional gan", "batches"))
-        self.chosen = torch.empty(0, dtype=torch.int64)
-        self.step = 0
-        self.history: list[dict[str, float]] = []
-
-    def state(self, fingerprint: str) -> dict[str, Any]:
-        return {
-            "fingerprint": fingerprint,
-            **{name: getattr(self, name).state_dict() for name in self.NETWORKS},
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "chosen": self.chosen,
-            "random": self.random.get_state(),
-            "step": self.step,
-            "history": self.history,
-        }
-
-    def restore(self, state: dict[str, Any], fingerprint: str, removal: str) -> None:
-        if state.get("fingerprint") != fingerprint:
-            raise UserError(
-                "conditional GAN checkpoint: expected one of this training (same configuration, seed, images and "
-                f"target), got another's; remove it with {removal} and start again"
-            )
-        for name in self.NETWORKS:
-            getattr(self, name).load_state_dict(state[name])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.chosen = state["chosen"].to(self.random.device)
-        self.random.set_state(state["random"])
-        self.step, self.history = state["step"], list(state["history"])
-
-
 def train_conditional_gan(
     images: Tensor,
     target: nn.Module,
@@ -182,18 +134,26 @@ def train_conditional_gan(
         UserError: images of another size than the target's, too few, or not uint8; a target of too many classes;
             a checkpoint of another training; a loss that is not finite.
     """
-    spec = _check(images, target, config)
+    check_images(NAME, images, target, least=config.top, asked=f"top = {config.top}")
+    spec = ConditionalSpec(target.num_classes, target.image_size, config.latent_dim, config.width)
     device = device or images.device
-    run = _Run(spec, config, seed, device)
-    digest = _digest(images, *target.state_dict().values())
-    fingerprint = repr((config, spec, int(seed), tuple(images.shape), digest))
+    run = Run(
+        NAME,
+        build_conditional_networks(spec, seed=seed_for(seed, NAME.lower(), "weights")),
+        rates=(config.generator_rate, config.discriminator_rate),
+        betas=(0.0, 0.9),
+        seed=seed,
+        device=device,
+    )
+    content = digest(images, *target.state_dict().values())
+    fingerprint = repr((config, spec, int(seed), tuple(images.shape), content))
     checkpoint = checkpoint or Checkpoint()
     saved = checkpoint.load()
     if saved is not None:
         run.restore(saved, fingerprint, checkpoint.removal)
     else:
-        run.chosen = pseudo_labelled(target, images.to(device), config.top)
-    real = images.to(device)[run.chosen.flatten()]
+        run.kept["chosen"] = pseudo_labelled(target, images.to(device), config.top)
+    real = images.to(device)[run.kept["chosen"].flatten()]
     made = torch.zeros(len(SUMS), device=device)
     judged = torch.zeros(len(JUDGE_SUMS), device=device)
     with frozen(target):
@@ -215,47 +175,20 @@ def train_conditional_gan(
     return kept.eval().requires_grad_(False), run.history
 
 
-def _check(images: Tensor, target: nn.Module, config: ConditionalGanConfig) -> ConditionalSpec:
-    shape = tuple(images.shape)
-    if images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
-        raise UserError(
-            f"conditional GAN images: expected uint8 (N, 3, S, S), got {images.dtype} {shape}; decode them with "
-            "lib.data"
-        )
-    if shape[-1] != target.image_size:
-        raise UserError(
-            f"conditional GAN images: expected the target's {target.image_size} pixels, got {shape[-1]}; resize "
-            "the images"
-        )
-    if len(images) < config.top:
-        raise UserError(
-            f"conditional GAN images: expected at least top = {config.top}, got {len(images)}; lower top or add "
-            "images"
-        )
-    return ConditionalSpec(target.num_classes, target.image_size, config.latent_dim, config.width)
-
-
-def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()[:16]
-
-
-def _set_rates(run: _Run, config: ConditionalGanConfig) -> None:
+def _set_rates(run: Run, config: ConditionalGanConfig) -> None:
     left = (config.steps - run.step) / max(config.decay * config.steps, 1)
     for optimiser, rate in zip(run.optimisers, run.rates, strict=True):
         optimiser.param_groups[0]["lr"] = rate * (0.1 + 0.9 * min(1.0, left))
 
 
-def _wanted(run: _Run, config: ConditionalGanConfig) -> tuple[Tensor, Tensor]:
+def _wanted(run: Run, config: ConditionalGanConfig) -> tuple[Tensor, Tensor]:
     """z (B, d) and classes (B,), drawn uniformly."""
     spec, device = run.generator.spec, run.random.device
     z = torch.randn(config.batch, spec.latent_dim, generator=run.random, device=device)
     return z, torch.randint(spec.classes, (config.batch,), generator=run.random, device=device)
 
 
-def _learn_to_make(run: _Run, target: nn.Module, config: ConditionalGanConfig) -> Tensor:
+def _learn_to_make(run: Run, target: nn.Module, config: ConditionalGanConfig) -> Tensor:
     """Generator update; returns the values of SUMS, on the device."""
     z, labels = _wanted(run, config)
     draws = draw_views(config.batch, generator=run.random)
@@ -272,12 +205,12 @@ def _learn_to_make(run: _Run, target: nn.Module, config: ConditionalGanConfig) -
     run.optimisers[0].step()
     run.discriminator.requires_grad_(True)
     if config.ema_images:
-        _average(run, config)
+        run.move_average(config.batch, min(config.ema_images, RAMP * (run.step + 1) * config.batch))
     agreement = (logits.argmax(1) == labels).float().mean()
     return torch.stack([value.detach() for value in (loss, margin, agreement)])
 
 
-def _learn_to_judge(run: _Run, real: Tensor, config: ConditionalGanConfig) -> Tensor:
+def _learn_to_judge(run: Run, real: Tensor, config: ConditionalGanConfig) -> Tensor:
     """Discriminator update on chosen images ``real`` (K * top, 3, S, S); returns the values of JUDGE_SUMS."""
     index = torch.randint(len(real), (config.batch,), generator=run.random, device=real.device)
     shape = (config.batch, *real.shape[1:])
@@ -299,30 +232,13 @@ def _learn_to_judge(run: _Run, real: Tensor, config: ConditionalGanConfig) -> Te
     return torch.stack([value.detach() for value in (loss, on_real.mean(), on_fake.mean())])
 
 
-@torch.no_grad()
-def _average(run: _Run, config: ConditionalGanConfig) -> None:
-    """Move the average towards the generator; the statistics of its batch normalisation too."""
-    half_life = min(config.ema_images, RAMP * (run.step + 1) * config.batch)
-    weight = 1 - 0.5 ** (config.batch / half_life)
-    pairs = zip(run.average.state_dict().values(), run.generator.state_dict().values(), strict=True)
-    for kept, value in pairs:
-        if kept.is_floating_point():
-            kept.lerp_(value, weight)
-        else:
-            kept.copy_(value)
-
-
-def _row(run: _Run, made: Tensor, judged: Tensor, config: ConditionalGanConfig) -> dict[str, float]:
+def _row(run: Run, made: Tensor, judged: Tensor, config: ConditionalGanConfig) -> dict[str, float]:
     steps = run.step % ROW_EVERY or ROW_EVERY
-    unique = len(run.chosen.unique()) / run.chosen.numel()
+    chosen = run.kept["chosen"]
+    unique = len(chosen.unique()) / chosen.numel()
     row = {"step": run.step, "images": run.step * config.batch, "unique_share": unique}
     row |= {name: value / steps for name, value in zip(SUMS, made.tolist(), strict=True)}
     steps *= config.n_critic
     row |= {name: value / steps for name, value in zip(JUDGE_SUMS, judged.tolist(), strict=True)}
-    if not all(math.isfinite(value) for value in row.values()):
-        raise UserError(
-            f"conditional GAN training: expected finite losses, got NaN or infinity before step {run.step}; lower "
-            "the learning rates and train again"
-        )
-    run.history.append(row)
+    run.record(row, "the learning rates")
     return row

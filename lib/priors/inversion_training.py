@@ -6,18 +6,16 @@ matches the discriminator's mean features of real images and is to be sure of it
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.errors import UserError
+from lib.priors.adversarial import Run, check_images, digest
 from lib.priors.inversion_gan import (
     DcganGenerator,
     DcganSpec,
@@ -27,6 +25,7 @@ from lib.priors.inversion_gan import (
 from lib.runtime import autocast, frozen, seed_for
 from lib.store import Checkpoint
 
+NAME = "inversion GAN"
 ROW_EVERY = 100
 LABEL_BATCH = 256
 SUMS = ("discriminator_loss", "label_loss", "real_logit", "fake_logit")
@@ -92,48 +91,6 @@ def generator_terms(real_features: Tensor, fake_features: Tensor, fake: Tensor) 
     return gap, -(log_p.exp() * log_p).sum(1).mean()
 
 
-class _Run:
-    """Networks, optimisers and random stream of one training, all in one saveable state."""
-
-    NETWORKS = ("generator", "discriminator", "average")
-
-    def __init__(
-        self, spec: DcganSpec, classes: int, config: InversionGanConfig, seed: int, device: torch.device
-    ):
-        networks = build_inversion_networks(spec, classes, seed=seed_for(seed, "inversion gan", "weights"))
-        self.generator, self.discriminator = (network.to(device).train() for network in networks)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        self.optimisers = [
-            torch.optim.Adam(network.parameters(), lr=config.rate, betas=(0.5, 0.999)) for network in networks
-        ]
-        self.random = torch.Generator(device=device).manual_seed(seed_for(seed, "inversion gan", "batches"))
-        self.step = 0
-        self.history: list[dict[str, float]] = []
-
-    def state(self, fingerprint: str) -> dict[str, Any]:
-        return {
-            "fingerprint": fingerprint,
-            **{name: getattr(self, name).state_dict() for name in self.NETWORKS},
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "random": self.random.get_state(),
-            "step": self.step,
-            "history": self.history,
-        }
-
-    def restore(self, state: dict[str, Any], fingerprint: str, removal: str) -> None:
-        if state.get("fingerprint") != fingerprint:
-            raise UserError(
-                "inversion GAN checkpoint: expected one of this training (same configuration, seed, images and "
-                f"target), got another's; remove it with {removal} and start again"
-            )
-        for name in self.NETWORKS:
-            getattr(self, name).load_state_dict(state[name])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.random.set_state(state["random"])
-        self.step, self.history = state["step"], list(state["history"])
-
-
 def train_inversion_gan(
     images: Tensor,
     target: nn.Module,
@@ -167,12 +124,19 @@ def train_inversion_gan(
         UserError: images of another size than the target's, too few, or not uint8; a checkpoint of another
             training; a loss that is not finite.
     """
-    _check(images, target, config)
+    check_images(NAME, images, target, least=config.batch, asked=f"a batch of {config.batch}")
     device = device or images.device
     images = images.to(device)
     spec = DcganSpec(images.shape[-1], config.latent_dim, config.width)
-    run = _Run(spec, target.num_classes, config, seed, device)
-    content = _digest(images, *target.state_dict().values())
+    run = Run(
+        NAME,
+        build_inversion_networks(spec, target.num_classes, seed=seed_for(seed, NAME.lower(), "weights")),
+        rates=(config.rate, config.rate),
+        betas=(0.5, 0.999),
+        seed=seed,
+        device=device,
+    )
+    content = digest(images, *target.state_dict().values())
     fingerprint = repr((config, int(seed), tuple(images.shape), content))
     checkpoint = checkpoint or Checkpoint()
     saved = checkpoint.load()
@@ -205,43 +169,17 @@ def soft_labels(target: nn.Module, images: Tensor) -> Tensor:
         return torch.cat(list(parts))
 
 
-def _check(images: Tensor, target: nn.Module, config: InversionGanConfig) -> None:
-    shape = tuple(images.shape)
-    if images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
-        raise UserError(
-            f"inversion GAN images: expected uint8 (N, 3, S, S), got {images.dtype} {shape}; decode them with "
-            "lib.data"
-        )
-    if shape[-1] != target.image_size:
-        raise UserError(
-            f"inversion GAN images: expected the target's {target.image_size} pixels, got {shape[-1]}; resize "
-            "the images"
-        )
-    if len(images) < config.batch:
-        raise UserError(
-            f"inversion GAN images: expected at least a batch of {config.batch}, got {len(images)}; lower batch "
-            "or add images"
-        )
-
-
-def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()[:16]
-
-
-def _pick(run: _Run, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _pick(run: Run, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Random images (count, 3, S, S) in [0, 1] and their indices."""
     index = torch.randint(len(images), (count,), generator=run.random, device=images.device)
     return images[index].float() / 255, index
 
 
-def _noise(run: _Run, config: InversionGanConfig, device: torch.device) -> Tensor:
+def _noise(run: Run, config: InversionGanConfig, device: torch.device) -> Tensor:
     return torch.randn(config.batch, config.latent_dim, generator=run.random, device=device)
 
 
-def _learn_to_judge(run: _Run, images: Tensor, labels: Tensor, config: InversionGanConfig) -> Tensor:
+def _learn_to_judge(run: Run, images: Tensor, labels: Tensor, config: InversionGanConfig) -> Tensor:
     """Discriminator update; returns the values of SUMS, on the device."""
     # labelled and unlabelled images are independent draws; one pass serves all, as D looks at each alone
     real, index = _pick(run, images, 2 * config.batch)
@@ -259,7 +197,7 @@ def _learn_to_judge(run: _Run, images: Tensor, labels: Tensor, config: Inversion
     return torch.stack([value.detach() for value in (loss, label_loss, *logit_means)])
 
 
-def _learn_to_make(run: _Run, images: Tensor, config: InversionGanConfig) -> Tensor:
+def _learn_to_make(run: Run, images: Tensor, config: InversionGanConfig) -> Tensor:
     """Generator update; returns the values of GENERATOR_SUMS, on the device."""
     real, _ = _pick(run, images, config.batch)
     run.discriminator.requires_grad_(False)
@@ -273,33 +211,16 @@ def _learn_to_make(run: _Run, images: Tensor, config: InversionGanConfig) -> Ten
     run.optimisers[0].step()
     run.discriminator.requires_grad_(True)
     if config.ema_images:
-        _average(run, 1 - 0.5 ** (config.batch / config.ema_images))
+        run.move_average(config.batch, config.ema_images)
     return torch.stack([value.detach() for value in (loss, gap, entropy)])
 
 
-@torch.no_grad()
-def _average(run: _Run, weight: float) -> None:
-    """Move the average towards the generator; the statistics of its batch normalisation too."""
-    for kept, value in zip(
-        run.average.state_dict().values(), run.generator.state_dict().values(), strict=True
-    ):
-        if kept.is_floating_point():
-            kept.lerp_(value, weight)
-        else:
-            kept.copy_(value)
-
-
-def _row(run: _Run, judged: Tensor, made: Tensor, config: InversionGanConfig) -> dict[str, float]:
+def _row(run: Run, judged: Tensor, made: Tensor, config: InversionGanConfig) -> dict[str, float]:
     steps = run.step % ROW_EVERY or ROW_EVERY
     made_steps = run.step // config.n_critic - (run.step - steps) // config.n_critic
     row = {"step": run.step, "images": run.step * 2 * config.batch}
     row |= {name: value / steps for name, value in zip(SUMS, judged.tolist(), strict=True)}
     if made_steps:
         row |= {name: value / made_steps for name, value in zip(GENERATOR_SUMS, made.tolist(), strict=True)}
-    if not all(math.isfinite(value) for value in row.values()):
-        raise UserError(
-            f"inversion GAN training: expected finite losses, got NaN or infinity before step {run.step}; lower "
-            "rate and train again"
-        )
-    run.history.append(row)
+    run.record(row, "rate")
     return row

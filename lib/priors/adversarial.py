@@ -1,0 +1,130 @@
+"""What the trainings of GANs against a target share: networks and optimisers in one saveable state, checks, rows."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lib.errors import UserError
+from lib.runtime import seed_for
+
+
+class Run:
+    """Networks, optimisers and random stream of one training.
+
+    Attributes:
+        name: such as "inversion GAN", in messages and in the names of the random streams.
+        generator, discriminator: in training mode. average: of the generator (:meth:`move_average`).
+        random: on the device; all noise and all batches come from it.
+        kept: further tensors that a resumed training needs.
+    """
+
+    NETWORKS = ("generator", "discriminator", "average")
+
+    def __init__(
+        self,
+        name: str,
+        networks: Sequence[nn.Module],
+        *,
+        rates: tuple[float, float],
+        betas: tuple[float, float],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.name = name
+        self.generator, self.discriminator = (network.to(device).train() for network in networks)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.rates = rates
+        self.optimisers: list[Optimizer] = [
+            torch.optim.Adam(network.parameters(), lr=rate, betas=betas)
+            for network, rate in zip(networks, rates, strict=True)
+        ]
+        self.random = torch.Generator(device=device).manual_seed(seed_for(seed, name.lower(), "batches"))
+        self.kept: dict[str, Tensor] = {}
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+
+    def state(self, fingerprint: str) -> dict[str, Any]:
+        return {
+            "fingerprint": fingerprint,
+            **{name: getattr(self, name).state_dict() for name in self.NETWORKS},
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "random": self.random.get_state(),
+            "step": self.step,
+            "history": self.history,
+            **self.kept,
+        }
+
+    def restore(self, state: dict[str, Any], fingerprint: str, removal: str) -> None:
+        """Raises: UserError for the checkpoint of another training."""
+        if state.get("fingerprint") != fingerprint:
+            raise UserError(
+                f"{self.name} checkpoint: expected one of this training (same configuration, seed, images and "
+                f"target), got another's; remove it with {removal} and start again"
+            )
+        for name in self.NETWORKS:
+            getattr(self, name).load_state_dict(state[name])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        own = self.state(fingerprint).keys() - self.kept.keys()
+        self.kept = {name: state[name].to(self.random.device) for name in state.keys() - own}
+        self.random.set_state(state["random"])
+        self.step, self.history = state["step"], list(state["history"])
+
+    @torch.no_grad()
+    def move_average(self, images: int, half_life: float) -> None:
+        """Move the average towards the generator after ``images`` generated ones; the statistics of its batch
+        normalisation too."""
+        weight = 1 - 0.5 ** (images / half_life)
+        pairs = zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True)
+        for kept, value in pairs:
+            if kept.is_floating_point():
+                kept.lerp_(value, weight)
+            else:
+                kept.copy_(value)
+
+    def record(self, row: dict[str, float], remedy: str) -> None:
+        """Append a row to the history.
+
+        Raises:
+            UserError: a value that is not finite, with the ``remedy``.
+        """
+        if not all(math.isfinite(value) for value in row.values()):
+            raise UserError(
+                f"{self.name} training: expected finite losses, got NaN or infinity before step {self.step}; "
+                f"lower {remedy} and train again"
+            )
+        self.history.append(row)
+
+
+def check_images(name: str, images: Tensor, target: nn.Module, *, least: int, asked: str) -> None:
+    """Raises: UserError for images that are not uint8 (N, 3, S, S) of the target's size, or fewer than ``least``,
+    which the configuration asks for in words such as "a batch of 32"."""
+    shape = tuple(images.shape)
+    if images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+        raise UserError(
+            f"{name} images: expected uint8 (N, 3, S, S), got {images.dtype} {shape}; decode them with lib.data"
+        )
+    if shape[-1] != target.image_size:
+        raise UserError(
+            f"{name} images: expected the target's {target.image_size} pixels, got {shape[-1]}; resize the images"
+        )
+    if len(images) < least:
+        raise UserError(
+            f"{name} images: expected at least {asked}, got {len(images)}; ask for less or add images"
+        )
+
+
+def digest(*tensors: Tensor) -> str:
+    """Of the tensors' bytes: two trainings on different images or targets must not share a checkpoint."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().numpy())
+    return found.hexdigest()[:16]
