@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import yaml
 from conftest import TINY
 
 from lib import attacks
+from lib.attacks.referee import combine
 from lib.erasing import ErasingLaw
 from lib.errors import UserError
 from lib.run import (
@@ -141,17 +143,27 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     table = attack_report.comparison(found)
     assert len(table) == 6 and set(table["model"]) == {"NoDef", "RE [.1, .4]"}
     row = table.iloc[0]
-    hits, labels = success.right(found[0])
-    by_hand = np.mean([hits[labels == k].double().mean() for k in labels.unique()])
+    made, (outcome,) = inversion.reconstruct(found[0]), success.measure(found[:1])
+    seen = inversion.judge_reconstructions(found[0])
+    said = {what: seen[what].logits["main"].argmax(1).view(3, -1).gather(1, made.selected) for what in seen}
+    hits, began = (said[what] == made.labels[:, None] for what in ("reconstructions", "prior_samples"))
+    by_hand = np.mean([hits[k].double().mean() for k in range(3)])
+    assert torch.equal(outcome.hits["main"], hits) and outcome.hits["verifier"].shape == hits.shape
     assert row["main"].value == pytest.approx(by_hand) and row["main"].n == 3
-    before = success.mean([found[0]], "main", "prior_samples").value
-    assert row["gain"].value == pytest.approx(row["main"].value - before)
+    assert row["gain"].value == pytest.approx(row["main"].value - began.double().mean().item())
     cost = inversion.reconstruct(found[0]).cost
     assert row["passes"] == pytest.approx(cost["target_forward"] + cost["target_backward"])
-    assert "gain over prior samples" in attack_report.shown(table)
+    defended = table[table["defence"] != "none"].iloc[0]
+    assert row["protection"] is None
+    assert defended["protection"].difference.value == pytest.approx(
+        row["main"].value - defended["main"].value
+    )
+    assert {"gain over prior samples", "NoDef minus model"} <= set(attack_report.shown(table))
     sheet = attack_report.sheet(book, found, "none")
     assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())
     assert "Too small to conclude" in attack_report.what_we_saw(book, table)
+    large = dataclasses.replace(book, setup=dataclasses.replace(book.setup, conclusive=True))
+    assert "RE [.1, .4] against NoDef" in attack_report.what_we_saw(large, table)
 
 
 def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> None:
@@ -160,7 +172,9 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     table = adaptive_report.comparison(found).set_index(["attack", "defence"])
     plain, eot = table.loc[("ppa", "none")], table.loc[("ppa+eot2", "none")]
     assert plain["same_steps"] is None and plain["masks"] == 0 and eot["masks"] == 2
-    assert eot["passes"] == 2 * plain["passes"]
+    assert eot["passes"] == 2 * plain["passes"] and adaptive_report.views_counted(table.reset_index())
+    cheaper = table.reset_index().assign(passes=plain["passes"])
+    assert not adaptive_report.views_counted(cheaper), "erased views that nobody paid for"
     assert eot["same_steps"].difference.value == pytest.approx(eot["main"].value - plain["main"].value)
     assert table.loc[("ppa+re_prior", "none")]["other"] and not eot["other"]
     curve = adaptive_report.by_masks(table.reset_index(), budget="quick")
@@ -168,8 +182,15 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     assert "against plain, same steps" in adaptive_report.shown(table.reset_index())
 
 
-def test_the_referee_sees_what_is_stored(book: Workbook) -> None:
+def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:
     found = referee_report.verdicts(book)
+    first = referee_report.runs(book)[0]
+    alone = {referee_report._member(first): referee_report._entry(first)}
+    asked = combine(first.target().model, alone, [0, 1, 2]).confidence
+    assert torch.allclose(asked[0], referee_report.confidence(first).amax(1))
+    monkeypatch.setattr(referee_report, "plain_confidence", lambda *_, **__: pytest.fail("asked again"))
+    again = referee_report.verdicts(book)
+    assert again["none"].sentence() == found["none"].sentence()
     assert list(found) == ["none", "re(0.1,0.4)"]
     verdict = found["re(0.1,0.4)"]
     assert len(verdict.members) == 3 and verdict.members["chosen"].sum() == verdict.accuracy.n == 3

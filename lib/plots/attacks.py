@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.transforms import ScaledTranslation
 
 from lib.plots.style import axes_or_new, interval_errors, legend_right, percent_axis, set_styles, styles
 from lib.plots.training import require
@@ -67,9 +68,11 @@ def attack_costs(
             rows = frame[(frame["model"] == model) & (frame["attack"].str.replace("\n", ", ") == name)]
             if rows.empty:
                 continue
+            beside = ScaledTranslation(5 / 72 * model_place, 0, ax.get_figure().dpi_scale_trans)
             ax.errorbar(
-                rows["passes"] * 1.06**model_place,  # beside each other, not on top
+                rows["passes"],
                 rows["value"],
+                transform=ax.transData + beside,  # not on top of each other, at a true number all the same
                 yerr=interval_errors(rows["value"], rows["low"], rows["high"]),
                 linestyle="",
                 color=look.colour,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -51,11 +52,11 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
                 "other": bool(re.sub(r"\+eot\d+", "", attack).count("+")),
                 "main": success.mean(seeds, "main"),
                 "panel_majority": success.mean(seeds, "panel_majority"),
-                "verifier_match": success.mean(seeds, "verifier"),
+                "verifier_match": success.mean(seeds, success.VERIFIER),
                 "passes": spent,
                 "seeds": len(seeds),
                 "same_steps": success.compare(seeds, same) if same and "+" in attack else None,
-                "nearest_budget": nearest[0].budget if nearest and "+" in attack else "",
+                "nearest_budget": nearest[0].attack.budget if nearest and "+" in attack else "",
                 "same_passes": success.compare(seeds, nearest) if nearest and "+" in attack else None,
             }
         )
@@ -93,6 +94,16 @@ def by_masks(table: pd.DataFrame, *, budget: str, judge: str = "main") -> pd.Dat
             "high": [interval.high for interval in intervals],
         }
     )
+
+
+def views_counted(table: pd.DataFrame) -> bool:
+    """Whether K erased views cost K times the passes of the plain attack under the same budget."""
+    key = ["attack", "budget", "defence"]
+    passes = table.set_index(key)["passes"]
+    rows = table[(table["masks"] > 0) & ~table["other"]]
+    plain = [passes.get((attacks.get(r.attack).base, r.budget, r.defence)) for r in rows.itertuples()]
+    pairs = [(r.passes, r.masks * p) for r, p in zip(rows.itertuples(), plain, strict=True) if p is not None]
+    return bool(pairs) and all(math.isclose(paid, due) for paid, due in pairs)
 
 
 def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:

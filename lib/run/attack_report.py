@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from lib import attacks, evaluation
+from lib import attacks
 from lib.plots import label
 from lib.run import inversion, success
 from lib.run.exhibits import by_person, person_names, shown_people, shown_photos
 from lib.run.inversion import Attack
+from lib.run.success import Outcome
 from lib.run.tables import points
 from lib.run.workbook import Workbook
 
@@ -24,21 +25,23 @@ def runs(book: Workbook, *, white_box: bool) -> list[Attack]:
     return [run for run in found if (attacks.get(run.attack).sees == "gradients") == white_box]
 
 
-def groups(found: Sequence[Attack]) -> dict[Group, list[Attack]]:
-    """Attack, prior, budget and model to its attack seeds, in the order given."""
-    made: dict[Group, list[Attack]] = {}
-    for run in found:
-        made.setdefault((run.attack, run.prior, run.budget, run.defence), []).append(run)
+def groups(found: Sequence[Attack]) -> dict[Group, list[Outcome]]:
+    """Attack, prior, budget and model to the outcomes of its attack seeds, in the order given."""
+    made: dict[Group, list[Outcome]] = {}
+    for outcome in success.measure(found):
+        run = outcome.attack
+        made.setdefault((run.attack, run.prior, run.budget, run.defence), []).append(outcome)
     return made
 
 
 def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     """A row per attack and model: AttAcc by the main evaluator and the panel's majority, the verifier's match
-    rate, ``gain`` of the main evaluator over the prior samples, ``passes`` through the target, seconds and
-    memory per person (seconds on the machine that made them), the number of attack seeds."""
-    rows = []
-    for (attack, prior, budget, defence), seeds in groups(found).items():
-        cost = inversion.reconstruct(seeds[0]).cost
+    rate, ``gain`` of the main evaluator over the prior samples, ``protection`` (its AttAcc on NoDef minus that on
+    the model, paired by person; None on NoDef), ``passes`` through the target, seconds and memory per person
+    (seconds on the machine that made them), the number of attack seeds."""
+    rows, made = [], groups(found)
+    for (attack, prior, budget, defence), seeds in made.items():
+        cost, undefended = seeds[0].cost, made.get((attack, prior, budget, "none"))
         rows.append(
             {
                 "attack": attack,
@@ -48,8 +51,11 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
                 "budget": budget,
                 "main": success.mean(seeds, "main"),
                 "panel_majority": success.mean(seeds, "panel_majority"),
-                "verifier_match": success.mean(seeds, "verifier"),
+                "verifier_match": success.mean(seeds, success.VERIFIER),
                 "gain": success.gain(seeds, "main"),
+                "protection": success.compare(undefended, seeds)
+                if undefended and defence != "none"
+                else None,
                 "passes": success.passes(seeds),
                 "seconds": cost["seconds"],
                 "memory_mb": cost.get("peak_memory_mb", float("nan")),
@@ -63,13 +69,19 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     """The comparison as a person reads it."""
     rows = table.drop(columns="defence").assign(
         gain=[points(interval) for interval in table["gain"]],
+        protection=["" if found is None else points(found.difference) for found in table["protection"]],
         passes=[f"{value:,.0f}" for value in table["passes"]],
         seconds=[f"{value:.1f}" for value in table["seconds"]],
         memory_mb=[f"{value:,.0f}" for value in table["memory_mb"]],
     )
     for column in ("main", "panel_majority", "verifier_match"):
         rows[column] = [interval.percent().rpartition(", n")[0] for interval in table[column]]
-    names = {"memory_mb": "peak MB", "gain": "gain over prior samples", "main": "AttAcc, main"}
+    names = {
+        "memory_mb": "peak MB",
+        "gain": "gain over prior samples",
+        "protection": "NoDef minus model",
+        "main": "AttAcc, main",
+    }
     rows = rows.rename(columns=names).rename(columns=lambda name: name.replace("_", " "))
     return rows.set_index(["attack", "prior", "model"])
 
@@ -95,16 +107,11 @@ def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, An
     of every attack on one model, marked by the main evaluator."""
     people = shown_people(len(book.world.train.names))
     reconstructed, marks = {}, {}
-    for (attack, prior, _, model), seeds in groups(found).items():
-        if model != defence:
-            continue
-        made = inversion.reconstruct(seeds[0])
-        first = made.selected[people, :1]
-        seen = inversion.judge_reconstructions(seeds[0])["reconstructions"]
-        right = evaluation.hits(seen.logits["main"], seen.labels).view(len(made.labels), -1)
+    for (attack, prior, _, _), seeds in groups([run for run in found if run.defence == defence]).items():
+        best = inversion.reconstruct(seeds[0].attack).selected[people, :1]
         name = f"{attack}\n{prior}".replace("_", "\n", 1)
-        reconstructed[name] = list(inversion.pictures(seeds[0], people, first))
-        marks[name] = right[people].gather(1, first).tolist()
+        reconstructed[name] = list(inversion.pictures(seeds[0].attack, people, best))
+        marks[name] = seeds[0].hits["main"][people, :1].tolist()
     return {
         "private": [photos[:1] for photos in by_person(shown_photos(book.world))],
         "reconstructed": reconstructed,
@@ -128,16 +135,31 @@ def sheet_caption(sheet: dict[str, Any], defence: str) -> str:
 
 
 def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
-    """Which attack is the strongest on every model, and which do not beat their own prior samples."""
+    """The attack that finds most on every model, against which of them a defence helps, and which do not beat
+    their own prior samples."""
     text = []
     for model, rows in table.groupby("model", sort=False):
         best = table.loc[max(rows.index, key=lambda i: rows["main"][i].value)]
-        text.append(f"{model}: strongest is {best.attack} ({best.prior}), {best.main.percent()}.")
-    weak = [f"{row.attack} on {row.model}" for row in table.itertuples() if not row.gain.low > 0]
+        text.append(f"{model}: highest is {best.attack} ({best.prior}), {best.main.percent()}.")
+        compared = rows[[found is not None for found in rows["protection"]]]
+        if len(compared):
+            text.append(f"{model} against NoDef, same attack and budget, by person: {_protection(compared)}.")
     if not book.setup.conclusive:
         return " ".join(text) + " **Too small to conclude.**"
+    weak = [f"{row.attack} on {row.model}" for row in table.itertuples() if not row.gain.low > 0]
     if weak:
         text.append(f"Not above their own prior samples by an interval: {', '.join(weak)}.")
     else:
         text.append("Every attack beats its own prior samples by an interval.")
     return " ".join(text)
+
+
+def _protection(rows: pd.DataFrame) -> str:
+    """Attacks by whether they find less on a defended model."""
+    kinds: dict[str, list[str]] = {"less is found by": [], "more by": [], "no difference established for": []}
+    less, more, neither = kinds.values()
+    for row in rows.itertuples():
+        found = row.protection.difference
+        kind = less if found.low > 0 else more if found.high < 0 else neither
+        kind.append(f"{row.attack} with {row.prior} ({points(found)})")
+    return "; ".join(f"{words} {', '.join(names)}" for words, names in kinds.items() if names)

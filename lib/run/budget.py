@@ -7,7 +7,7 @@ import pandas as pd
 from lib import results, statistics
 from lib.plots import label
 from lib.results.sentences import metric_name
-from lib.run import outside, success
+from lib.run import inversion, outside, success
 from lib.run.inversion import Attack
 from lib.run.tables import points
 from lib.run.workbook import Workbook
@@ -61,7 +61,7 @@ def budget_curve(book: Workbook, defence: str = "none") -> pd.DataFrame:
     runs = curve_attacks(book, defence)
     table = book.invert(runs)
     wanted = pd.MultiIndex.from_frame(table[["metric", "evaluator"]]).isin(SHOWN)
-    passes = {run.budget: round(success.passes([run])) for run in runs}
+    passes = {run.budget: round(_passes(run)) for run in runs}
     rows = table[wanted].drop(columns="headline")
     rows = rows.assign(curve="attack_budget", x_name="network_passes", x=rows["budget"].map(passes))
     first = runs[0]
@@ -91,15 +91,20 @@ def rival_table(book: Workbook) -> pd.DataFrame:
             if evaluator == outside.NAME:
                 name += f" (best {outside.KEPT})"
             cells[name] = interval.percent().rpartition(",")[0]
-        cells["passes per person"] = round(success.passes([attack]))
+        cells["passes per person"] = round(_passes(attack))
         rows.append(cells)
     return pd.DataFrame(rows).set_index(["attack", "prior", "budget", "model"])
+
+
+def _passes(attack: Attack) -> float:
+    return success.passes_of(inversion.reconstruct(attack).cost)
 
 
 def gain(book: Workbook, defence: str = "none") -> statistics.PairedComparison:
     """AttAcc by the main evaluator under the largest budget minus the smallest, paired by identity."""
     runs = curve_attacks(book, defence)
-    return success.compare([runs[-1]], [runs[0]])
+    smallest, largest = success.measure([runs[0], runs[-1]])
+    return success.compare([largest], [smallest])
 
 
 def curve_sentence(book: Workbook, curve: pd.DataFrame) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
-from lib import evaluation
-from lib.attacks.referee import Diagnostic, Entry, Evidence, Member, Verdict, combine, judge
+from lib import evaluation, store
+from lib.attacks.referee import Diagnostic, Entry, Evidence, Member, Verdict, choose, judge, plain_confidence
+from lib.attacks.referee.ensemble import VIEWS
 from lib.plots import label
 from lib.run import inversion, measures, success, targets
 from lib.run.budget import curve_attacks
 from lib.run.inversion import Attack
 from lib.run.workbook import Workbook
 from lib.runtime import device
+from lib.store import Stage
 
 
 def runs(book: Workbook) -> list[Attack]:
@@ -30,28 +33,19 @@ def verdicts(book: Workbook) -> dict[str, Verdict]:
 def evidence(book: Workbook, members: list[Attack]) -> Evidence:
     """What the store knows of one model's ensemble."""
     setup, trained = book.setup, members[0].target()
-    entries, hits, matches, before = {}, {role: {} for role in setup.evaluators}, {}, {}
-    for attack in members:
-        member = Member(attack.attack, attack.prior, attack.budget, attack.attack_seed)
-        made = inversion.reconstruct(attack)
-        people = range(len(made.labels))
-        entries[member] = Entry(inversion.pictures(attack, people, made.selected), made.history)
-        shape = made.selected.shape
-        for role in setup.evaluators:
-            hits[role][member] = _hits(attack, role).view(shape)
-        matches[member] = success.right(attack, "verifier")[0].view(shape)
-        before[member] = success.right(attack, "verifier", "prior_samples")[0].view(shape)
-        labels = made.labels
-    chosen = combine(trained.model.to(device()), entries, labels, seed=measures.SEED)
+    found = {_member(outcome.attack): outcome for outcome in success.measure(members)}
     main = next(iter(setup.evaluators))
     photos = inversion.judge_photos(setup, trained, "target")["test"]
     judged = inversion.judge_photos(setup, targets.judge(setup, main), main)["test"]
     return Evidence(
-        entries,
-        chosen,
-        hits,
-        matches,
-        before,
+        {member: _entry(outcome.attack) for member, outcome in found.items()},
+        choose({member: confidence(outcome.attack) for member, outcome in found.items()}),
+        {
+            role: {member: outcome.hits[role] for member, outcome in found.items()}
+            for role in setup.evaluators
+        },
+        {member: outcome.hits[success.VERIFIER] for member, outcome in found.items()},
+        {member: outcome.before[success.VERIFIER] for member, outcome in found.items()},
         evaluation.hits(photos.logits["target"], photos.labels),
         evaluation.hits(judged.logits[main], judged.labels),
         photos.labels,
@@ -60,17 +54,34 @@ def evidence(book: Workbook, members: list[Attack]) -> Evidence:
     )
 
 
-def _hits(attack: Attack, role: str):
+def confidence(attack: Attack) -> Tensor:
+    """(K, m): what the target says of an attack's reconstructions through the referee's views; a stage."""
+    source = inversion.reconstruction_stage(attack, attack.target().stage)
+    stage = Stage(
+        "refereed", f"{source.label}, refereed", {"seed": measures.SEED, "views": VIEWS}, (source.key,)
+    )
+
+    def make(_: store.Checkpoint) -> tuple[dict, dict]:
+        labels, model = inversion.reconstruct(attack).labels, attack.target().model.to(device())
+        found = plain_confidence(model, _entry(attack).images, labels, seed=measures.SEED)
+        return {"confidence": found}, {}
+
+    return store.get(stage, make).tensors["confidence"]
+
+
+def _member(attack: Attack) -> Member:
+    return Member(attack.attack, attack.prior, attack.budget, attack.attack_seed)
+
+
+def _entry(attack: Attack) -> Entry:
     made = inversion.reconstruct(attack)
-    seen = inversion.judge_reconstructions(attack)["reconstructions"]
-    kept = measures.kept_index(made.selected, made.latents.shape[1])
-    return evaluation.hits(seen.logits[role][kept], seen.labels[kept])
+    return Entry(inversion.pictures(attack, range(len(made.labels)), made.selected), made.history)
 
 
 def _curve(book: Workbook, defence: str) -> list[tuple[float, np.ndarray]]:
     """The study's first attack under every budget that was run on this model."""
     made = [attack for attack in curve_attacks(book, defence) if measures.is_made(attack)]
-    return [(success.passes([attack]), success.per_person(attack)) for attack in made]
+    return [(outcome.passes, outcome.per_person()) for outcome in success.measure(made)]
 
 
 def diagnostic(trained: targets.Trained) -> Diagnostic:

@@ -5,7 +5,15 @@ the ensemble counts as the target alone judges it, and a weak attack is made vis
 strong defence.
 """
 
-from lib.attacks.referee.ensemble import Chosen, Entry, Member, combine, run_members
+from lib.attacks.referee.ensemble import (
+    Chosen,
+    Entry,
+    Member,
+    choose,
+    combine,
+    plain_confidence,
+    run_members,
+)
 from lib.attacks.referee.flags import Diagnostic, Flag
 from lib.attacks.referee.verdict import Evidence, Verdict, judge
 
@@ -17,7 +25,9 @@ __all__ = [
     "Flag",
     "Member",
     "Verdict",
+    "choose",
     "combine",
     "judge",
+    "plain_confidence",
     "run_members",
 ]

@@ -144,13 +144,19 @@ def combine(
                 f"referee: expected images (K, m, 3, S, S), got {tuple(entry.images.shape)} from {member.label}; "
                 "keep at least one reconstruction per identity"
             )
-    members = tuple(sorted(entries, key=lambda member: member.label))
-    best = [_confidence(target, entries[member].images, labels, seed=seed).max(1) for member in members]
+    return choose({m: plain_confidence(target, e.images, labels, seed=seed) for m, e in entries.items()})
+
+
+def choose(confidences: Mapping[Member, Tensor]) -> Chosen:
+    """The best per identity, from every member's :func:`plain_confidence` (K, m)."""
+    members = tuple(sorted(confidences, key=lambda member: member.label))
+    best = [confidences[member].max(1) for member in members]
     return Chosen(members, torch.stack([b.values for b in best]), torch.stack([b.indices for b in best]))
 
 
-def _confidence(target: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> Tensor:
-    """(K, m): the target's mean p_y over random views, an identity's own whatever the member."""
+def plain_confidence(target: nn.Module, images: Tensor, labels: Tensor, *, seed: int) -> Tensor:
+    """(K, m) on the CPU: the plain target's mean p_y of images (K, m, 3, S, S) of the identities ``labels`` (K,)
+    over random views, an identity's own whatever the member."""
     device, count, seed = device_of(target), images.shape[1], seed_for(seed, "referee")
     budget = Budget(candidates=count, steps=1, learning_rate=1.0, keep=1, views=VIEWS)
     found = []
