@@ -4,7 +4,8 @@ import torch
 
 from lib.data import Images
 from lib.evaluation import squared_mmd
-from lib.run.measures import kept_index, kid_by_identity
+from lib.run.measures import kept_index
+from lib.run.realism import kid_by_identity
 from lib.run.targets import merge
 
 

@@ -11,7 +11,7 @@ from lib.evaluation.attack_accuracy import (
 )
 from lib.evaluation.frechet import frechet_distance, frechet_from_moments, frechet_null
 from lib.evaluation.judge import judge
-from lib.evaluation.kid import KernelDistance, kernel_distance, squared_mmd
+from lib.evaluation.kid import KernelDistance, kernel, kernel_distance, squared_mmd
 from lib.evaluation.knn_distance import (
     KnnDistances,
     distance_to_classes,
@@ -50,6 +50,7 @@ __all__ = [
     "hits",
     "identity_means",
     "judge",
+    "kernel",
     "kernel_distance",
     "knn_distances",
     "matches",

@@ -38,9 +38,9 @@ def squared_mmd(first: Tensor, second: Tensor) -> Tensor:
             f"kernel distance: expected two rows or more of one width, got {tuple(first.shape)} and "
             f"{tuple(second.shape)}; add images or use one network"
         )
-    within_first = _without_diagonal(_kernel(first, first)) / (n * (n - 1))
-    within_second = _without_diagonal(_kernel(second, second)) / (m * (m - 1))
-    return within_first + within_second - 2 * _kernel(first, second).mean((-2, -1))
+    within_first = _without_diagonal(kernel(first, first)) / (n * (n - 1))
+    within_second = _without_diagonal(kernel(second, second)) / (m * (m - 1))
+    return within_first + within_second - 2 * kernel(first, second).mean((-2, -1))
 
 
 def kernel_distance(
@@ -71,7 +71,8 @@ def kernel_distance(
     return KernelDistance(float(estimates.mean()), float(estimates.std()), estimates, size)
 
 
-def _kernel(first: Tensor, second: Tensor) -> Tensor:
+def kernel(first: Tensor, second: Tensor) -> Tensor:
+    """(..., N, M): (x.y / d + 1)^3 of all pairs of (..., N, d) and (..., M, d)."""
     return (first @ second.transpose(-2, -1) / first.shape[-1] + 1) ** 3
 
 

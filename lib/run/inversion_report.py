@@ -10,7 +10,7 @@ import torch
 
 from lib import attacks, evaluation, statistics
 from lib.plots import label
-from lib.run import inversion, measures
+from lib.run import gallery, inversion, measures
 from lib.run.exhibits import by_person, person_names, shown_people, shown_photos
 from lib.run.inversion import Attack, Judged
 from lib.run.tables import points
@@ -89,7 +89,7 @@ def _answers(book: Workbook, seen: Judged) -> dict[tuple[str, str], torch.Tensor
     """(judge, metric) -> (N,) bool."""
     found = measures.accuracy_hits(book.setup, seen)
     hits = {(judge, "top-1"): right["top1"] for judge, right in found.items() if judge != "panel_unanimous"}
-    verdicts = measures.gallery(book.setup).verdicts(seen.features["verifier"], seen.labels)
+    verdicts = gallery.of_setup(book.setup).verdicts(seen.features["verifier"], seen.labels)
     return {**hits, **{("verifier", metric): right for metric, right in verdicts.items()}}
 
 

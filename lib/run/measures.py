@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lib import evaluation, statistics
 from lib.defences import canonical
-from lib.run import inversion, targets
+from lib.run import gallery, inversion, targets
+from lib.run.gallery import Gallery
 from lib.run.inversion import Attack, Judged
+from lib.run.realism import kid_by_identity
 from lib.setups import Setup, load_study
 from lib.statistics import Interval
 from lib.store import find
@@ -97,7 +98,7 @@ def evaluator_rows(setup: Setup) -> list[Row]:
     rows.append(
         row(common, "evaluator_accuracy", "panel_majority", "test", mean(majority, test.labels, "micro"))
     )
-    return rows + gallery(setup).ceiling_rows(common)
+    return rows + ceiling_rows(common, gallery.of_setup(setup))
 
 
 def evaluator_common(setup: Setup) -> Row:
@@ -108,45 +109,14 @@ def evaluator_common(setup: Setup) -> Row:
     return {"setup": setup.name, **empty, "headline": 1}
 
 
-class Gallery:
-    """Private training photos enrolled with a verifier, as many for everybody, and its threshold, fixed on
-    natural impostors.
-
-    Attributes:
-        photos: the private photos of ``train`` and ``test``, seen by the verifier of this name.
-    """
-
-    def __init__(self, photos: dict[str, Judged], verifier: str, *, false_accept_rate: float) -> None:
-        self.photos, self.verifier = photos, verifier
-        train, test = photos["train"], photos["test"]
-        index = evaluation.balanced_references(train.labels)
-        self.enrolled, self.people = train.features[verifier][index], train.labels[index]
-        scores = evaluation.gallery_scores(test.features[verifier], self.enrolled, self.people)
-        _, impostor = evaluation.genuine_and_impostor(scores, test.labels)
-        self.threshold = evaluation.threshold_at(impostor, false_accept_rate=false_accept_rate)
-
-    def verdicts(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """``verifier_match`` at the false-accept rate and ``verifier_rank1_accuracy``, (N,) bool."""
-        scores = evaluation.gallery_scores(features, self.enrolled, self.people)
-        return {
-            "verifier_match": evaluation.matches(scores, labels, threshold=self.threshold),
-            "verifier_rank1_accuracy": evaluation.rank_one(scores, labels),
-        }
-
-    def ceiling_rows(self, common: Row) -> list[Row]:
-        """Its verdicts of unseen photos, micro: what a perfect reconstruction could reach."""
-        test = self.photos["test"]
-        verdicts = self.verdicts(test.features[self.verifier], test.labels)
-        return [
-            row(common, metric, self.verifier, "test", mean(right, test.labels, "micro"))
-            for metric, right in verdicts.items()
-        ]
-
-
-def gallery(setup: Setup) -> Gallery:
-    """The gallery of the setup's own verifier."""
-    photos = inversion.judge_photos(setup, targets.judge(setup, "verifier"), "verifier")
-    return Gallery(photos, "verifier", false_accept_rate=setup.false_accept_rate)
+def ceiling_rows(common: Row, enrolled: Gallery) -> list[Row]:
+    """A verifier's verdicts of unseen photos, micro: what a perfect reconstruction could reach."""
+    test = enrolled.photos["test"]
+    verdicts = enrolled.verdicts(test.features[enrolled.verifier], test.labels)
+    return [
+        row(common, metric, enrolled.verifier, "test", mean(right, test.labels, "micro"))
+        for metric, right in verdicts.items()
+    ]
 
 
 # --- rows about an attack -----------------------------------------------------------------------------
@@ -205,7 +175,7 @@ def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
     baselines = [row(common, "target_probability", "target", "", mean(own["prior_samples"], started.labels))]
 
     if setup.has_photos:
-        enrolled = gallery(setup)
+        enrolled = gallery.of_setup(setup)
         for metric, right in enrolled.verdicts(kept_seen.features["verifier"], kept_seen.labels).items():
             rows.append(row(common, metric, "verifier", "", mean(right, kept_seen.labels)))
             identities += per_identity(common, metric, "verifier", right.float(), kept_seen.labels)
@@ -308,42 +278,6 @@ def _realism_rows(common: Row, enrolled: Gallery, kept: Judged) -> list[Row]:
             values = torch.tensor([getattr(found, metric) for found in classes.values()])
             rows.append(row(common, metric, "verifier", "", mean(values, torch.tensor(list(classes)))))
     return rows
-
-
-def kid_by_identity(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor) -> Interval:
-    """Unbiased KID (Binkowski et al. 2018) of all images, with a jackknife interval over identities.
-
-    Leaving an identity out removes its fakes and its photos; the kernel sums are kept per pair of identities,
-    so that each of the K estimates costs K^2 additions.
-    """
-    people = torch.unique(fake_labels)
-    one_fake = (fake_labels[:, None] == people).double()
-    one_real = (real_labels[:, None] == people).double()
-    mine = one_real.any(1)
-    real, one_real = real[mine].double(), one_real[mine]
-    fake = fake.double()
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
-    within_fake = one_fake.T @ kernel(fake, fake).fill_diagonal_(0) @ one_fake
-    within_real = one_real.T @ kernel(real, real).fill_diagonal_(0) @ one_real
-    between = one_fake.T @ kernel(fake, real) @ one_real
-    fakes, reals = one_fake.sum(0), one_real.sum(0)
-
-    def estimate(keep: Tensor) -> Tensor:
-        n, m = (fakes * keep).sum(), (reals * keep).sum()
-        same = keep @ within_fake @ keep / (n * (n - 1)) + keep @ within_real @ keep / (m * (m - 1))
-        return same - 2 * (keep @ between @ keep) / (n * m)
-
-    count = len(people)
-    every = torch.ones(count, dtype=torch.float64)
-    value = float(estimate(every))
-    if count < 3:
-        return Interval(value, np.nan, np.nan, count)
-    left_out = torch.stack([estimate(row) for row in every - torch.eye(count, dtype=torch.float64)])
-    error = float(((count - 1) / count * (left_out - left_out.mean()).square().sum()).sqrt())
-    return Interval(value, value - 1.96 * error, value + 1.96 * error, count)
 
 
 # --- helpers ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from lib.data.world import data_stage
 from lib.evaluation import dlib_face
 from lib.results.sentences import metric_name, show_interval, show_number
 from lib.run import inversion, measures
+from lib.run.gallery import Gallery
 from lib.run.inversion import Attack, Judged
 from lib.run.progress import expected
 from lib.run.tables import pivot
@@ -32,7 +33,7 @@ def applies(setup: Setup) -> bool:
     return setup.has_photos and setup.data.private.source != "digits" and dlib_face.available()
 
 
-def gallery(setup: Setup) -> measures.Gallery:
+def gallery(setup: Setup) -> Gallery:
     """As many enrolled photos for everybody, and the threshold on natural photos of others."""
     world = load_world(setup)
     params = {"setup": setup.name, "network": NAME, "version": 1}
@@ -49,7 +50,7 @@ def gallery(setup: Setup) -> measures.Gallery:
         name: Judged({NAME: seen[name]}, {}, images.labels)
         for name, images in (("train", enrolled), ("test", world.test))
     }
-    return measures.Gallery(photos, NAME, false_accept_rate=setup.false_accept_rate)
+    return Gallery(photos, NAME, false_accept_rate=setup.false_accept_rate)
 
 
 def judged(attack: Attack, what: str = "reconstructions") -> Judged:
@@ -82,12 +83,12 @@ def measured(book: Workbook) -> pd.DataFrame:
     start = judged(attacks[0], "prior_samples")
     before = _rows(measures.attack_common(attacks[0]), enrolled, start)
     results.save_curves(measures.as_baseline(before), f"prior-samples__{_name(book, attacks[0])}")
-    ceiling = enrolled.ceiling_rows(measures.evaluator_common(book.setup))
+    ceiling = measures.ceiling_rows(measures.evaluator_common(book.setup), enrolled)
     results.save_table(ceiling, f"{book.setup.name}__evaluators__dlib")
     return pd.concat(tables, ignore_index=True)
 
 
-def measure(book: Workbook, attack: Attack, enrolled: measures.Gallery) -> pd.DataFrame:
+def measure(book: Workbook, attack: Attack, enrolled: Gallery) -> pd.DataFrame:
     """The outside verifier's rows about one attack; saved."""
     common, seen = measures.attack_common(attack), judged(attack)
     rows = _rows(common, enrolled, seen)
@@ -104,7 +105,7 @@ def _name(book: Workbook, attack: Attack) -> str:
     return f"{book.name(attack.defence, attack.training_seed, attack.target().steps, attack)}__dlib"
 
 
-def _rows(common: measures.Row, enrolled: measures.Gallery, seen: Judged) -> list[measures.Row]:
+def _rows(common: measures.Row, enrolled: Gallery, seen: Judged) -> list[measures.Row]:
     return [
         measures.row(common, metric, NAME, "", measures.mean(right, seen.labels))
         for metric, right in enrolled.verdicts(seen.features[NAME], seen.labels).items()
@@ -125,7 +126,7 @@ def caption(book: Workbook) -> str:
     """How many reconstructions it saw, and what a perfect one could reach: its verdict of unseen photos."""
     if not applies(book.setup):
         return ""
-    rows = pd.DataFrame(gallery(book.setup).ceiling_rows(measures.evaluator_common(book.setup)))
+    rows = pd.DataFrame(measures.ceiling_rows(measures.evaluator_common(book.setup), gallery(book.setup)))
     cells = [
         f"{metric_name(row.metric)} {show_number(row.value, row.metric)} "
         f"{show_interval(row.low, row.high, row.metric)}"

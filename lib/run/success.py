@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from lib import statistics
-from lib.run import inversion, measures
+from lib.run import gallery, inversion, measures
+from lib.run.gallery import Gallery
 from lib.run.inversion import Attack
 from lib.statistics import Interval, PairedComparison
 
@@ -47,11 +48,11 @@ class Outcome:
 
 def measure(attacks: Sequence[Attack]) -> list[Outcome]:
     """Outcomes of attacks on one setup, in their order; each is read from the store once."""
-    enrolled = measures.gallery(attacks[0].setup) if attacks else None
+    enrolled = gallery.of_setup(attacks[0].setup) if attacks else None
     return [_outcome(attack, enrolled) for attack in attacks]
 
 
-def _outcome(attack: Attack, enrolled: measures.Gallery) -> Outcome:
+def _outcome(attack: Attack, enrolled: Gallery) -> Outcome:
     made, judged = inversion.reconstruct(attack), inversion.judge_reconstructions(attack)
     kept = measures.kept_index(made.selected, made.latents.shape[1])
     hits, before = (
@@ -62,7 +63,7 @@ def _outcome(attack: Attack, enrolled: measures.Gallery) -> Outcome:
 
 
 def _verdicts(
-    attack: Attack, seen: inversion.Judged, enrolled: measures.Gallery, shape: tuple[int, ...]
+    attack: Attack, seen: inversion.Judged, enrolled: Gallery, shape: tuple[int, ...]
 ) -> dict[str, Tensor]:
     found = {role: hits["top1"] for role, hits in measures.accuracy_hits(attack.setup, seen).items()}
     found[VERIFIER] = enrolled.verdicts(seen.features[VERIFIER], seen.labels)["verifier_match"]
