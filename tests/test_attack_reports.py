@@ -12,7 +12,7 @@ import torch
 import yaml
 from conftest import TINY
 
-from lib import attacks
+from lib import attacks, results
 from lib.attacks.referee import combine
 from lib.erasing import ErasingLaw
 from lib.errors import UserError
@@ -158,6 +158,10 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     assert defended["protection"].difference.value == pytest.approx(
         row["main"].value - defended["main"].value
     )
+    attack_report.save(book, table, "white-box")
+    saved = results.load_curves("*protection*", folder=results.output_dir("tiny"))
+    assert len(saved) == 3 and set(saved["defence"]) == {"re(0.1,0.4)"}
+    assert saved["value"][0] == pytest.approx(defended["protection"].difference.value, abs=1e-6)
     assert {"gain over prior samples", "NoDef minus model"} <= set(attack_report.shown(table))
     sheet = attack_report.sheet(book, found, "none")
     assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib import attacks
+from lib import attacks, results
 from lib.plots import label
 from lib.run import inversion, success
 from lib.run.exhibits import by_person, person_names, shown_people, shown_photos
@@ -63,6 +63,36 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def save(book: Workbook, table: pd.DataFrame, name: str) -> None:
+    """The paired ``protection`` of every defended model as ``curves/<setup>__protection__<name>``."""
+    rows = [
+        {
+            "setup": book.setup.name,
+            "defence": row.defence,
+            "training_steps": None,
+            "prior": row.prior,
+            "attack": row.attack,
+            "budget": row.budget,
+            "training_seed": book.training_seeds[0],
+            "attack_seed": book.compared_seeds[0],
+            "curve": "protection",
+            "x_name": "none",
+            "x": 0.0,
+            "metric": "privacy_gain",
+            "evaluator": "main",
+            "split": "",
+            "value": row.protection.difference.value,
+            "low": row.protection.difference.low,
+            "high": row.protection.difference.high,
+            "n": row.protection.difference.n,
+        }
+        for row in table.itertuples()
+        if row.protection is not None
+    ]
+    if rows:
+        results.save_curves(rows, f"{book.setup.name}__protection__{name}")
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

@@ -143,11 +143,16 @@ class Workbook:
                 ) from None
             few = models[:2] if prior in self.setup.target_priors else models
             for model in few:
-                for seed in self.study.compared_seeds or self.attack_seeds:
+                for seed in self.compared_seeds:
                     found.append(
                         self.attack(model, attack=method, prior=prior, budget=budget, attack_seed=seed)
                     )
         return found
+
+    @property
+    def compared_seeds(self) -> tuple[int, ...]:
+        """Attack seeds of the listed attacks: the study's for them, else the run's."""
+        return tuple(self.study.compared_seeds) or self.attack_seeds
 
     @property
     def compared_models(self) -> tuple[str, ...]:
