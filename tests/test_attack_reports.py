@@ -39,7 +39,8 @@ ATTACKS = {
 LISTED = {
     "compared": ["ppa eigenfaces headline", "lomma_gmi eigenfaces headline", "kedmi inversion_gan headline",
                  "brep eigenfaces headline"],
-    "adaptive": ["ppa eigenfaces quick", "ppa+eot2 eigenfaces quick", "ppa+re_prior eigenfaces quick"],
+    "adaptive": ["ppa eigenfaces quick", "ppa+eot2 eigenfaces quick", "ppa+re_prior eigenfaces quick",
+                 "ppa+eot3 eigenfaces quick 2"],
     "referee": ["ppa eigenfaces headline", "ppa+eot2 eigenfaces quick", "brep eigenfaces headline"],
 }  # fmt: skip
 
@@ -177,12 +178,20 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     plain, eot = table.loc[("ppa", "none")], table.loc[("ppa+eot2", "none")]
     assert plain["same_steps"] is None and plain["masks"] == 0 and eot["masks"] == 2
     assert eot["passes"] == 2 * plain["passes"] and adaptive_report.views_counted(table.reset_index())
+    few = table.loc[("ppa+eot3", "none")]
+    assert few["main"].n == few["same_steps"].difference.n == 2, "the people that both attack"
+    (some,) = (run for run in found if run.people and run.defence == "none")
+    (every,) = (r for r in found if (r.attack, r.prior, r.defence) == ("ppa", "eigenfaces", "none"))
+    assert inversion.reconstruct(some).labels.tolist() == [0, 2]
+    few, all_of_them = success.measure([some, every])
+    paired = success.compare([few], [all_of_them]).difference.value
+    assert paired == pytest.approx((few.per_person() - all_of_them.per_person()[[0, 2]]).mean())
     cheaper = table.reset_index().assign(passes=plain["passes"])
     assert not adaptive_report.views_counted(cheaper), "erased views that nobody paid for"
     assert eot["same_steps"].difference.value == pytest.approx(eot["main"].value - plain["main"].value)
     assert table.loc[("ppa+re_prior", "none")]["other"] and not eot["other"]
     curve = adaptive_report.by_masks(table.reset_index(), budget="quick")
-    assert sorted(curve["masks"].unique()) == [0, 2], "other ingredients are no point of the curve"
+    assert sorted(curve["masks"].unique()) == [0, 2, 3], "other ingredients are no point of the curve"
     assert "against plain, same steps" in adaptive_report.shown(table.reset_index())
 
 

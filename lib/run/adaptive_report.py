@@ -97,12 +97,12 @@ def by_masks(table: pd.DataFrame, *, budget: str, judge: str = "main") -> pd.Dat
 
 
 def views_counted(table: pd.DataFrame) -> bool:
-    """Whether K erased views cost K times the passes of the plain attack under the same budget."""
-    key = ["attack", "budget", "defence"]
-    passes = table.set_index(key)["passes"]
-    rows = table[(table["masks"] > 0) & ~table["other"]]
-    plain = [passes.get((attacks.get(r.attack).base, r.budget, r.defence)) for r in rows.itertuples()]
-    pairs = [(r.passes, r.masks * p) for r, p in zip(rows.itertuples(), plain, strict=True) if p is not None]
+    """Whether K erased views cost K times the passes of the plain attack under the same budget on as many people
+    (fewer people share the pool among them)."""
+    found = {(r.attack, r.budget, r.defence, r.main.n): r.passes for r in table.itertuples()}
+    rows = [r for r in table.itertuples() if r.masks and not r.other]
+    plain = [(attacks.get(r.attack).base, r.budget, r.defence, r.main.n) for r in rows]
+    pairs = [(r.passes, r.masks * found[key]) for r, key in zip(rows, plain, strict=True) if key in found]
     return bool(pairs) and all(math.isclose(paid, due) for paid, due in pairs)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lib.data import Images, World
+from lib.run import inversion
 
 PEOPLE = 12
 PHOTOS = 2
@@ -16,7 +17,7 @@ PHOTOS = 2
 
 def shown_people(classes: int) -> list[int]:
     """At most :data:`PEOPLE` class numbers, evenly spaced over all ``classes``."""
-    return [int(k) for k in torch.linspace(0, classes - 1, min(PEOPLE, classes)).round()]
+    return inversion.evenly_spaced(classes, PEOPLE)
 
 
 def shown_photos(world: World) -> Images:

@@ -38,6 +38,7 @@ class Attack:
 
     Attributes:
         multiple: training length of the target; None is its headline.
+        people: attack this many identities, evenly spaced over all; None attacks all.
     """
 
     setup: Setup
@@ -48,6 +49,7 @@ class Attack:
     budget: str
     attack_seed: int
     multiple: float | None = None
+    people: int | None = None
 
     @property
     def values(self) -> dict[str, Any]:
@@ -69,6 +71,15 @@ class Attack:
     def target(self) -> Trained:
         return targets.target(self.setup, self.defence, self.training_seed, self.multiple)
 
+    def labels(self, classes: int) -> list[int]:
+        """The identities attacked, of a target of this many classes, ascending."""
+        return evenly_spaced(classes, self.people or classes)
+
+
+def evenly_spaced(classes: int, count: int) -> list[int]:
+    """At most ``count`` class numbers, evenly spaced over all ``classes``, ascending."""
+    return [int(k) for k in torch.linspace(0, classes - 1, min(count, classes)).round()]
+
 
 def reconstruction_stage(attack: Attack, target: Stage) -> Stage:
     params = {
@@ -77,12 +88,14 @@ def reconstruction_stage(attack: Attack, target: Stage) -> Stage:
         "budget": attack.values,
         "seed": attack.attack_seed,
     }
+    if attack.people:
+        params["people"] = attack.people
     method = attacks.get(attack.attack)
     if "law" in method.needs:
         params["law"] = asdict(law_of(attack.setup, attack.defence))
     label = (
         f"{target.label.replace(' target', '')} {attack.attack} {attack.prior} "
-        f"{attack.budget} attack seed {attack.attack_seed}"
+        f"{attack.budget} attack seed {attack.attack_seed}{f', {attack.people} people' if attack.people else ''}"
     )
     upstream = [target.key, attack.prior_stage(target).key]
     if "students" in method.needs:
@@ -107,7 +120,7 @@ def reconstruct(attack: Attack) -> Reconstructions:
         found = method.invert(
             trained.model.to(device()),
             attack.load_prior(),
-            list(range(trained.model.num_classes)),
+            attack.labels(trained.model.num_classes),
             budget=method.budget(**attack.values),
             seed=attack.attack_seed,
             knowledge=knowledge(attack.setup, attack.attack, attack.defence, trained),
@@ -128,16 +141,25 @@ def attack_seconds(attack: Attack, target: nn.Module | None = None) -> float:
     network of its kind) through an eigenface prior, scaled to the attack's passes; a GAN takes longer."""
     setup, method = attack.setup, attacks.get(attack.attack)
     size = setup.image_size
-    key = repr((setup.target.network, size, getattr(target, "num_classes", 0), attack.attack, attack.values))
+    key = repr(
+        (
+            setup.target.network,
+            size,
+            getattr(target, "num_classes", 0),
+            attack.attack,
+            attack.values,
+            attack.people,
+        )
+    )
     if key not in _SECONDS:
         target = stand_in(setup) if target is None else target.to(device())
-        people = target.num_classes
+        people = len(attack.labels(target.num_classes))
         noise = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (300, 3, size, size), generator=noise, dtype=torch.uint8)
         faces = Eigenfaces.fit(images, components=min(PROBE_COMPONENTS, 3 * size * size)).to(device())
         probe = attacks.get("ppa")
         short = probe.budget(candidates=PROBE_CANDIDATES, keep=1).short()
-        labels = list(range(min(short.chunk, people)))
+        labels = list(range(min(short.chunk, target.num_classes)))
         for _ in range(2):  # the first one warms up
             found = probe.invert(target, faces, labels, budget=short, seed=0)
         work = method.budget(**attack.values).work * method.passes

@@ -62,7 +62,7 @@ def settle(setup: Setup, name: str) -> pd.DataFrame:
     known = knowledge(setup, name, "none", trained)
     table = results.output_dir(setup.name) / "settled" / f"{setup.name}__{name}.csv"
     done = _tried(table, PUBLISHED / "settled" / table.name)
-    people = torch.linspace(0, model.num_classes - 1, min(PEOPLE, model.num_classes)).round().long()
+    people = torch.tensor(inversion.evenly_spaced(model.num_classes, PEOPLE))
     rows = []
     for count, constants in enumerate(grid):
         report(f"settle {name}", count, len(grid))

@@ -25,12 +25,14 @@ class Outcome:
         hits: judge (every evaluator, ``panel_majority``, ``panel_unanimous``, ``verifier``) to (K, m) bool: which
             kept reconstructions it takes for the person; people in ascending order.
         before: the same of the prior samples that they began as.
+        people: (K,) the identities attacked, ascending.
         cost: of :class:`lib.attacks.Reconstructions`, per person.
     """
 
     attack: Attack
     hits: dict[str, Tensor]
     before: dict[str, Tensor]
+    people: np.ndarray
     cost: dict[str, float]
 
     @property
@@ -59,7 +61,7 @@ def _outcome(attack: Attack, enrolled: Gallery) -> Outcome:
         _verdicts(attack, measures.take(judged[what], kept), enrolled, made.selected.shape)
         for what in ("reconstructions", "prior_samples")
     )
-    return Outcome(attack, hits, before, made.cost)
+    return Outcome(attack, hits, before, made.labels.numpy(), made.cost)
 
 
 def _verdicts(
@@ -94,8 +96,10 @@ def mean(outcomes: Sequence[Outcome], judge: str = "main") -> Interval:
 
 
 def compare(first: Sequence[Outcome], second: Sequence[Outcome], judge: str = "main") -> PairedComparison:
-    """First minus second, paired by person."""
-    return statistics.compare_paired(over_seeds(first, judge), over_seeds(second, judge), seed=measures.SEED)
+    """First minus second, paired by person, over the people that both attack (one may attack fewer)."""
+    both = [np.isin(a[0].people, b[0].people) for a, b in ((first, second), (second, first))]
+    values = (over_seeds(side, judge)[kept] for side, kept in zip((first, second), both, strict=True))
+    return statistics.compare_paired(*values, seed=measures.SEED)
 
 
 def gain(outcomes: Sequence[Outcome], judge: str = "main") -> Interval:

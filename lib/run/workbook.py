@@ -102,8 +102,9 @@ class Workbook:
         budget: str | None = None,
         attack_seed: int | None = None,
         multiple: float | None = None,
+        people: int | None = None,
     ) -> Attack:
-        """One attack run; what is not given is the study's (its first seeds)."""
+        """One attack run; what is not given is the study's (its first seeds, all people)."""
         return Attack(
             self.setup,
             canonical(defence, self.setup.defences),
@@ -113,6 +114,7 @@ class Workbook:
             budget or self.study.budget,
             self.attack_seeds[0] if attack_seed is None else attack_seed,
             multiple,
+            people,
         )
 
     def headline_attacks(self) -> list[Attack]:
@@ -127,7 +129,8 @@ class Workbook:
 
     def listed_attacks(self, lines: Sequence[str]) -> list[Attack]:
         """Attacks that the study lists as "attack prior budget", on its compared models: every line on every
-        model under every seed, model by model. With a prior that is trained against the target, on two models.
+        model under every seed, model by model. With a prior that is trained against the target, on two models. A
+        number after the budget is how many people are attacked.
 
         Raises:
             UserError: a line of another form.
@@ -135,18 +138,21 @@ class Workbook:
         models = [name for name in self.compared_models if name in self.defences]
         found = []
         for line in lines:
-            try:
-                method, prior, budget = line.split()
-            except ValueError:
+            words = re.fullmatch(r"(\S+) (\S+) (\S+)(?: (\d+))?", line)
+            if not words:
                 raise UserError(
-                    f"study {self.study.setup}: expected 'attack prior budget', got {line!r}; correct its list"
-                ) from None
+                    f"study {self.study.setup}: expected 'attack prior budget' and perhaps a number of people, got "
+                    f"{line!r}; correct its list"
+                )
+            method, prior, budget, people = words.groups()
+            what = {
+                "attack": method,
+                "prior": prior,
+                "budget": budget,
+                "people": int(people) if people else None,
+            }
             few = models[:2] if prior in self.setup.target_priors else models
-            for model in few:
-                for seed in self.compared_seeds:
-                    found.append(
-                        self.attack(model, attack=method, prior=prior, budget=budget, attack_seed=seed)
-                    )
+            found += [self.attack(m, attack_seed=seed, **what) for m in few for seed in self.compared_seeds]
         return found
 
     @property
@@ -176,7 +182,7 @@ class Workbook:
         for attack in attacks:
             rows, identities, baselines = measures.attack_rows(attack)
             name = self.name(attack.defence, attack.training_seed, rows[0]["training_steps"], attack)
-            results.save_table(rows, name, allow_missing={"scaled_leakage"})
+            results.save_table(rows, name, allow_missing={"scaled_leakage", "kid"})
             results.save_identities(identities, name, allow_missing={"knn_distance_unseen_photo"})
             results.save_curves(baselines, f"prior-samples__{name}")
             tables.append(pd.DataFrame(rows))
@@ -192,7 +198,8 @@ class Workbook:
         text = f"{self.setup.name}__{slug(defence)}__{steps}-steps__seed-{seed}"
         if attack is None:
             return text
-        return f"{text}__{slug(attack.attack)}__{attack.prior}__{attack.budget}__seed-{attack.attack_seed}"
+        text += f"__{slug(attack.attack)}__{attack.prior}__{attack.budget}__seed-{attack.attack_seed}"
+        return f"{text}__{attack.people}-people" if attack.people else text
 
     # --- comparisons ------------------------------------------------------------------------------
 
