@@ -41,6 +41,7 @@ LISTED = {
                  "brep eigenfaces headline"],
     "adaptive": ["ppa eigenfaces quick", "ppa+eot2 eigenfaces quick", "ppa+re_prior eigenfaces quick",
                  "ppa+eot3 eigenfaces quick 2"],
+    "curves": ["ppa eigenfaces quick"],
     "referee": ["ppa eigenfaces headline", "ppa+eot2 eigenfaces quick", "brep eigenfaces headline"],
 }  # fmt: skip
 
@@ -164,6 +165,18 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     assert len(saved) == 3 and set(saved["defence"]) == {"re(0.1,0.4)"}
     assert saved["value"][0] == pytest.approx(defended["protection"].difference.value, abs=1e-6)
     assert {"gain over prior samples", "NoDef minus model"} <= set(attack_report.shown(table))
+    trials = attack_report.curve_runs(book, white_box=True)
+    assert {run.defence for run in trials} == {"none"} and {run.budget for run in trials} == {
+        "quick",
+        "headline",
+    }
+    book.invert(trials)
+    curves = attack_report.budget_curves(trials)
+    assert set(curves["attack"]) == {"ppa, eigenfaces"} and len(curves) == 2, "one budget makes no curve"
+    first, last = curves.iloc[0], curves.iloc[1]
+    assert first.passes < last.passes and first.growth is None
+    assert last.growth.value == pytest.approx(last.value - first.value)
+    assert "ppa, eigenfaces: " in attack_report.growth_sentence(book, curves)
     sheet = attack_report.sheet(book, found, "none")
     assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())
     assert "Too small to conclude" in attack_report.what_we_saw(book, table)

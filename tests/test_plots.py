@@ -267,3 +267,41 @@ def test_difference_plot_is_hollow_where_nothing_is_established():
         "← worse",
         "better →",
     ]
+
+
+def test_costs_stand_at_their_true_places():
+    frame = pd.DataFrame(
+        {
+            "attack": ["brep\neigenfaces"] * 3,
+            "model": ["NoDef", "RE [.1, .4]", "RE [.1, .8]"],
+            "passes": [200.0, 200.0, 250.0],
+            "value": [0.5, 0.4, 0.3],
+            "low": [0.4, 0.3, 0.2],
+            "high": [0.6, 0.5, 0.4],
+        }
+    )
+    ax = P.attack_costs(frame, x_label="queries", y_label="AttAcc")
+    drawn = [bars[0].get_xdata().tolist() for bars in ax.containers]
+    assert drawn == [[200.0], [200.0], [250.0]], "beside each other on the page, not in the numbers"
+    shown = [bars[0].get_transform().transform((200.0, 0.5))[0] for bars in ax.containers]
+    assert shown[0] < shown[1] < shown[2]
+    assert ax.get_xlim()[0] < 200 and ax.get_xlim()[1] > 250
+
+
+def test_budget_curves_have_a_line_an_attack():
+    frame = pd.DataFrame(
+        {
+            "attack": ["ppa, eigenfaces", "ppa, eigenfaces", "brep, eigenfaces", "brep, eigenfaces"],
+            "passes": [100.0, 400.0, 50.0, 100.0],
+            "value": [0.5, 0.9, 0.2, 0.3],
+            "low": [0.4, 0.8, 0.1, 0.2],
+            "high": [0.6, 1.0, 0.3, 0.4],
+        }
+    )
+    ax = P.attack_budgets(frame, x_label="passes", y_label="AttAcc", title="t")
+    assert ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "ppa, eigenfaces",
+        "brep, eigenfaces",
+    ]
+    assert sorted(ax.lines[0].get_xdata()) == [100.0, 400.0]

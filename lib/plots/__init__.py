@@ -3,7 +3,7 @@
 Titles come from the caller, who states the finding. Colours, markers and order are fixed once in ``style``.
 """
 
-from lib.plots.attacks import attack_costs, grouped_intervals
+from lib.plots.attacks import attack_budgets, attack_costs, grouped_intervals
 from lib.plots.erasing import erasing_gallery, exposure_against_error, exposure_maps
 from lib.plots.faces import contact_sheet, mean_faces, people_sheet, sample_sheet, side_by_side
 from lib.plots.features import (
@@ -20,6 +20,7 @@ from lib.plots.training import interval_curves, learning_curves
 
 __all__ = [
     "attack_bars",
+    "attack_budgets",
     "attack_costs",
     "budget_curve",
     "class_map",

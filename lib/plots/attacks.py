@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.transforms import ScaledTranslation
 
 from lib.plots.style import axes_or_new, interval_errors, legend_right, percent_axis, set_styles, styles
-from lib.plots.training import require
+from lib.plots.training import beside, interval_curves, require
 
 
 def grouped_intervals(
@@ -68,11 +67,9 @@ def attack_costs(
             rows = frame[(frame["model"] == model) & (frame["attack"].str.replace("\n", ", ") == name)]
             if rows.empty:
                 continue
-            beside = ScaledTranslation(5 / 72 * model_place, 0, ax.get_figure().dpi_scale_trans)
-            ax.errorbar(
+            bars = ax.errorbar(
                 rows["passes"],
                 rows["value"],
-                transform=ax.transData + beside,  # not on top of each other, at a true number all the same
                 yerr=interval_errors(rows["value"], rows["low"], rows["high"]),
                 linestyle="",
                 color=look.colour,
@@ -83,8 +80,24 @@ def attack_costs(
                 capsize=2.5,
                 label=f"{look.label} on {model}",
             )
+            beside(bars.get_children(), 1.5 * model_place, ax)
     ax.set_xscale("log")
     percent_axis(ax)
     ax.set(ylim=(0, 1.02), xlabel=x_label, ylabel=y_label, title=title or "")
     legend_right(ax)
     return ax
+
+
+def attack_budgets(frame: pd.DataFrame, *, x_label: str, y_label: str, title: str | None = None) -> Axes:
+    """One curve an attack over what it spent, on a logarithmic axis: columns attack, passes, value, low, high."""
+    looks = set_styles(list(dict.fromkeys(frame["attack"])))
+    return interval_curves(
+        frame,
+        x="passes",
+        by="attack",
+        looks=looks,
+        logarithmic_x=True,
+        x_label=x_label,
+        y_label=y_label,
+        title=title,
+    )

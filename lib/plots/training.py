@@ -1,12 +1,13 @@
 """Curves over training steps: what a run did, and what came out at each length of training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from lib.errors import UserError
 from lib.plots.style import (
@@ -86,6 +87,16 @@ def learning_curves(
     return figure
 
 
+def beside(artists: Iterable[Artist], place: float, ax: Axes) -> Transform:
+    """Move drawn artists ``place`` steps of a few points sideways, so that the bars of several series at one x do
+    not hide each other; returns the shift. To be called after drawing, because matplotlib does not fit its limits
+    to data under another transform."""
+    shift = ScaledTranslation(place * 3.5 / 72, 0, ax.figure.dpi_scale_trans)
+    for artist in artists:
+        artist.set_transform(ax.transData + shift)
+    return shift
+
+
 def interval_curves(
     frame: pd.DataFrame,
     *,
@@ -129,11 +140,7 @@ def interval_curves(
             label=look.label,
             zorder=3,
         )
-        # a few points sideways, so that the bars of several series at one x do not hide each other; set after
-        # drawing, because matplotlib does not fit its limits to data under another transform
-        shift = ScaledTranslation((i - (len(looks) - 1) / 2) * 3.5 / 72, 0, ax.figure.dpi_scale_trans)
-        for artist in (line, *bars.get_children()):
-            artist.set_transform(ax.transData + shift)
+        shift = beside((line, *bars.get_children()), i - (len(looks) - 1) / 2, ax)
         if headline and name in headline:
             chosen = headline[name]
             ring = ax.scatter(

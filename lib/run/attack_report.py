@@ -21,8 +21,17 @@ Group = tuple[str, str, str, str]  # attack, prior, budget, defence
 
 def runs(book: Workbook, *, white_box: bool) -> list[Attack]:
     """The study's compared attacks that see gradients, or those that do not."""
-    found = book.listed_attacks(book.study.compared)
-    return [run for run in found if (attacks.get(run.attack).sees == "gradients") == white_box]
+    return _seeing(book.listed_attacks(book.study.compared), white_box)
+
+
+def curve_runs(book: Workbook, *, white_box: bool) -> list[Attack]:
+    """The same attacks on NoDef under smaller budgets, and under the compared one."""
+    lines = [*book.study.curves, *book.study.compared]
+    return _seeing(book.listed_attacks(lines, ["none"]), white_box)
+
+
+def _seeing(found: Sequence[Attack], gradients: bool) -> list[Attack]:
+    return [run for run in found if (attacks.get(run.attack).sees == "gradients") == gradients]
 
 
 def groups(found: Sequence[Attack]) -> dict[Group, list[Outcome]]:
@@ -130,6 +139,38 @@ def bars(table: pd.DataFrame) -> pd.DataFrame:
             "passes": table["passes"],
         }
     )
+
+
+def budget_curves(found: Sequence[Attack]) -> pd.DataFrame:
+    """Of every attack that was run under two budgets or more, a row a budget: columns ``attack`` (with its prior),
+    ``passes`` per person, ``value, low, high`` of AttAcc by the main evaluator, and ``growth``, paired by person,
+    over the budget before it (None for the smallest)."""
+    series: dict[str, list[tuple[float, list[Outcome]]]] = {}
+    for (attack, prior, _, _), seeds in groups(found).items():
+        series.setdefault(f"{attack}, {prior}", []).append((success.passes(seeds), seeds))
+    rows = []
+    for name, points_of in series.items():
+        steps = sorted(points_of, key=lambda point: point[0])
+        for (_, before), (passes, seeds) in zip([(0.0, None), *steps], steps, strict=False):
+            interval = success.mean(seeds)
+            growth = success.compare(seeds, before).difference if before else None
+            value = {"value": interval.value, "low": interval.low, "high": interval.high}
+            if len(steps) > 1:
+                rows.append({"attack": name, "passes": passes, **value, "growth": growth})
+    return pd.DataFrame(rows, columns=["attack", "passes", "value", "low", "high", "growth"])
+
+
+def growth_sentence(book: Workbook, curves: pd.DataFrame) -> str:
+    """Which attacks still grow with their budget, by the last step of each curve."""
+    text = []
+    for name, rows in curves.groupby("attack", sort=False):
+        last = rows.iloc[-1]
+        state = "still grows" if last.growth.low > 0 else "no growth established"
+        times = last.passes / rows.iloc[-2].passes
+        text.append(f"{name}: {state}, {points(last.growth)} for {times:.1f} times the passes")
+    if not text:
+        return "No attack was run under two budgets."
+    return "; ".join(text) + ("." if book.setup.conclusive else ". **Too small to conclude.**")
 
 
 def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, Any]:
