@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import CLASSES, DIM, SIZE, ToyPrior, ToyTarget
+from toys import CLASSES, DIM, SIZE, KilledError, ToyPrior, ToyTarget, confidence, equal, smooth_images
 
 from lib import attacks
-from lib.attacks import gmi, ppa
+from lib.attacks import Knowledge, gmi, ppa
 from lib.attacks.access import Access
 from lib.attacks.gmi import GmiBudget
 from lib.attacks.interface import Reconstructions
@@ -39,20 +39,6 @@ def prior() -> ToyPrior:
 @pytest.fixture
 def target(prior: ToyPrior) -> ToyTarget:
     return ToyTarget(prior)
-
-
-def equal(first: Reconstructions, second: Reconstructions) -> bool:
-    tensors, others = first.to_tensors(), second.to_tensors()
-    return all(torch.equal(tensors[k], others[k]) for k in tensors) and first.history == second.history
-
-
-def confidence(target: nn.Module, prior: ToyPrior, latents: Tensor, labels: Tensor) -> Tensor:
-    """(K, n) plain target confidence."""
-    with torch.no_grad():
-        p = target.eval()(prior.synthesise(latents.flatten(0, 1))).softmax(1)
-    return p.view(*latents.shape[:2], -1).gather(2, labels[:, None, None].expand(-1, latents.shape[1], 1))[
-        ..., 0
-    ]
 
 
 def run(name: str, *args: Any, **kwargs: Any) -> Reconstructions:
@@ -225,10 +211,6 @@ def test_an_identity_does_not_depend_on_its_company(target: ToyTarget, prior: To
     # the same noise; only the rounding of kernels for another batch size may differ
     torch.testing.assert_close(alone.latents[0], together.latents[3], atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(alone.confidence[0], together.confidence[3], atol=1e-2, rtol=1e-2)
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.mark.parametrize("name", ["ppa", "gmi"])
@@ -446,6 +428,9 @@ def test_bad_labels_are_refused(target: ToyTarget, prior: ToyPrior, labels: list
         ("ppa", {"milestones": [30, 40]}, "milestones"),
         ("ppa", {"prior_weight": -0.1}, "prior_weight"),
         ("ppa", {"restarts": 3}, "unknown key 'restarts'"),
+        ("ifgmi", {"pool": 49}, "candidates: expected at most the pool of 49, got 50"),
+        ("mirror", {"pool": 7}, "candidates: expected at most the pool of 7, got 8"),
+        ("mirror", {"pool": 1, "candidates": 1}, "pool: expected at least 2, got 1"),
         ("gmi", {"candidates": 0}, "candidates"),
         ("gmi", {"keep": 6}, "keep"),
         ("gmi", {"momentum": 1.0}, "momentum"),
@@ -480,6 +465,20 @@ def test_unfit_networks_are_refused(target: ToyTarget, prior: ToyPrior) -> None:
     target.num_classes = 7
     with pytest.raises(UserError, match=r"shape \(1, 7\)"):
         run("gmi", target, prior, [0])
+
+
+@pytest.mark.parametrize("name", [name for name in attacks.names() if attacks.get(name).prior])
+def test_an_attack_on_one_kind_of_prior_refuses_others_before_any_work(prior: ToyPrior, name: str) -> None:
+    class Silent(ToyTarget):
+        def features(self, images: Tensor) -> Tensor:
+            raise AssertionError("the target was asked")
+
+    method, able = attacks.get(name), ToyPrior()
+    able.name, able.critic, able.classes = "stylegan", lambda images: images.mean((1, 2, 3)), CLASSES
+    known = Knowledge(public=smooth_images(9, SIZE), students=(ToyTarget(prior),))
+    for given, found in ((prior, "got toy"), (able, f"a prior of kind {method.prior}, got stylegan")):
+        with pytest.raises(UserError, match=f"^{name}: expected .*{found}.*; train {method.prior} against"):
+            method.invert(Silent(prior), given, [0], budget=method.budget(), seed=0, knowledge=known)
 
 
 def test_attacks_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import CLASSES, DIM, SIZE, ToyPrior, ToyTarget
+from toys import CLASSES, DIM, SIZE, KilledError, ToyPrior, ToyTarget, confidence, equal
 
 from lib import attacks
 from lib.attacks import brep, mirror_genetic, ppa
@@ -93,18 +93,6 @@ class Counting(ToyTarget):
 def run(name: str, target: Any, prior: Any, labels: Any, **kwargs: Any) -> Reconstructions:
     invert = {"mirror_genetic": mirror_genetic.invert, "brep": brep.invert}[name]
     return invert(target, prior, labels, **{"budget": BUDGETS[name], "seed": 3, **kwargs})
-
-
-def equal(first: Reconstructions, second: Reconstructions) -> bool:
-    tensors, others = first.to_tensors(), second.to_tensors()
-    return all(torch.equal(tensors[k], others[k]) for k in tensors) and first.history == second.history
-
-
-def confidence(target: nn.Module, prior: ToyPrior, latents: Tensor, labels: Tensor) -> Tensor:
-    """(K, n) plain target confidence."""
-    with torch.no_grad():
-        p = target.eval()(prior.synthesise(latents.flatten(0, 1))).softmax(1).view(*latents.shape[:2], -1)
-    return p.gather(2, labels[:, None, None].expand(-1, latents.shape[1], 1))[..., 0]
 
 
 # --- the oracle -----------------------------------------------------------------------------------------
@@ -242,10 +230,6 @@ def test_an_identity_does_not_depend_on_its_company(target: ToyTarget, prior: To
     assert not torch.allclose(
         together.latents[3] - together.initial[3], together.latents[4] - together.initial[4]
     )
-
-
-class KilledError(Exception):
-    pass
 
 
 @BOTH

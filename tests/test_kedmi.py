@@ -12,7 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from toys import CLASSES, DIM, SizedTarget, ToyPrior, ToyTarget, smooth_images
+from toys import (
+    CLASSES,
+    DIM,
+    KilledError,
+    SizedTarget,
+    ToyPrior,
+    ToyTarget,
+    confidence,
+    equal,
+    parameters,
+    same,
+    smooth_images,
+)
 
 from lib import attacks
 from lib.attacks import Reconstructions, kedmi
@@ -63,19 +75,6 @@ def gan_prior(spec: DcganSpec = SPEC, classes: int = CLASSES) -> InversionGan:
 
 def logits(seed: int, count: int = 7, classes: int = 5) -> Tensor:
     return 3 * torch.randn(count, classes, generator=generator(seed, "logits"))
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def equal(first: Reconstructions, second: Reconstructions) -> bool:
-    tensors, others = first.to_tensors(), second.to_tensors()
-    return all(torch.equal(tensors[k], others[k]) for k in tensors) and first.history == second.history
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 # --- the networks ---------------------------------------------------------------------------------------
@@ -273,10 +272,6 @@ def test_a_resumed_training_has_the_bits_of_the_whole(
         train(SizedTarget(16, 3), images, config, checkpoint=checkpoint)
 
 
-class KilledError(Exception):
-    pass
-
-
 def test_the_average_lags_behind_the_generator() -> None:
     target, images = SizedTarget(16), smooth_images(20, 16)
     last, average = (
@@ -312,7 +307,7 @@ def test_bad_constants_and_lost_losses_are_refused() -> None:
 def test_the_prior_is_registered_as_one_against_a_target() -> None:
     assert PRIORS["inversion_gan"] is InversionGan and attacks.get("kedmi").prior == "inversion_gan"
     trainer = TRAINERS["inversion_gan"]
-    assert trainer.against_target and trainer.Config is InversionGanConfig
+    assert trainer.train is train_inversion_gan and trainer.Config is InversionGanConfig
     common = dict(config=CONFIG, seed=0, device=torch.device("cpu"), checkpoint=None, callback=None)
     *networks, _ = trainer.train(smooth_images(20, 16), SizedTarget(16), **common)
     assert PRIORS["inversion_gan"](*networks).image_size == 16
@@ -370,13 +365,6 @@ def run(
     target: nn.Module, prior: Any, labels: Any, budget: KedmiBudget = SMALL, **rest: Any
 ) -> Reconstructions:
     return kedmi.invert(target, prior, labels, budget=budget, **{"seed": 3, **rest})
-
-
-def confidence(target: nn.Module, prior: Any, latents: Tensor, labels: Tensor) -> Tensor:
-    """(K, n) plain target confidence."""
-    with torch.no_grad():
-        p = target.eval()(prior.synthesise(latents.flatten(0, 1))).softmax(1).unflatten(0, latents.shape[:2])
-    return p.gather(2, labels[:, None, None].expand(-1, latents.shape[1], 1))[..., 0]
 
 
 @pytest.mark.parametrize("clip", [None, 1.5])

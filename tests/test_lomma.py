@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from toys import CLASSES, SIZE, SizedTarget, ToyPrior, ToyTarget, smooth_images
+from toys import CLASSES, SIZE, KilledError, SizedTarget, ToyPrior, ToyTarget, smooth_images
 
 from lib import attacks
 from lib.attacks import Knowledge, Reconstructions
@@ -236,10 +236,6 @@ def test_a_resumed_attack_has_the_bits_of_the_whole(
     resumed = run(name, target, prior, range(3), knowledge=known, checkpoint=checkpoint)
     assert torch.equal(whole.latents, resumed.latents) and whole.history == resumed.history
     assert whole.cost["student"] == resumed.cost["student"]
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.mark.parametrize("name", NAMES)

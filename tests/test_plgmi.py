@@ -12,7 +12,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from toys import CLASSES, SIZE, SizedTarget, ToyPrior, ToyTarget, smooth_images
+from toys import (
+    CLASSES,
+    SIZE,
+    KilledError,
+    SizedTarget,
+    ToyPrior,
+    ToyTarget,
+    equal,
+    parameters,
+    same,
+    smooth_images,
+)
 
 from lib import attacks
 from lib.attacks import Reconstructions, plgmi
@@ -89,22 +100,6 @@ def gan_prior(spec: ConditionalSpec = SPEC) -> ConditionalGan:
             labels = torch.randint(spec.classes, (8,), generator=stream)
             made(torch.randn(8, spec.latent_dim, generator=stream), labels)
     return ConditionalGan(made)
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
-def equal(first: Reconstructions, second: Reconstructions) -> bool:
-    return same(first.to_tensors(), second.to_tensors()) and first.history == second.history
-
-
-class KilledError(Exception):
-    pass
 
 
 # --- the networks ---------------------------------------------------------------------------------------
@@ -552,7 +547,7 @@ def test_published_constants_are_the_defaults_but_for_the_size_and_a_setup_can_g
     )
     assert given.views == ViewLaw(crop=(0.9, 1.0), rotation=0.0) and given.steps == 9
     trainer = TRAINERS["conditional_gan"]
-    assert trainer.Config is ConditionalGanConfig and trainer.against_target
+    assert trainer.Config is ConditionalGanConfig and trainer.train is train_conditional_gan
 
 
 # --- the attack -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import CLASSES, DIM, ToyPrior, ToyTarget
+from toys import CLASSES, DIM, KilledError, ToyPrior, ToyTarget, confidence, equal
 
 from lib import attacks
 from lib.attacks import rlb
@@ -40,18 +40,6 @@ def target(prior: ToyPrior) -> ToyTarget:
 
 def run(target: ToyTarget | Oracle, prior: ToyPrior, labels: Any, **options: Any) -> Reconstructions:
     return rlb.invert(target, prior, labels, **{"budget": SMALL, "seed": 3, **options})
-
-
-def equal(first: Reconstructions, second: Reconstructions) -> bool:
-    tensors, others = first.to_tensors(), second.to_tensors()
-    return all(torch.equal(tensors[k], others[k]) for k in tensors) and first.history == second.history
-
-
-def plain_confidence(target: ToyTarget, prior: ToyPrior, latents: Tensor, labels: Tensor) -> Tensor:
-    """(K, n) p_y of latents (K, n, d)."""
-    with torch.no_grad():
-        p = target.eval()(prior.synthesise(latents.flatten(0, 1))).softmax(1).view(*latents.shape[:2], -1)
-    return p.gather(2, labels[:, None, None].expand(-1, latents.shape[1], 1))[..., 0]
 
 
 def agents(labels: list[int], dim: int = 3, **options: Any) -> Agents:
@@ -291,9 +279,9 @@ def test_the_attack_beats_prior_samples_and_its_untrained_agents(
     )
     found = run(target, prior, labels, budget=budget)
     samples = prior.sample(200, generator=generator(9, "samples")).expand(CLASSES, -1, -1)
-    reached = plain_confidence(target, prior, found.kept(), labels)[:, 0]
-    assert (reached > plain_confidence(target, prior, samples, labels).mean(1) + 0.3).all()
-    assert (reached > plain_confidence(target, prior, found.initial, labels).max(1).values).all()
+    reached = confidence(target, prior, found.kept(), labels)[:, 0]
+    assert (reached > confidence(target, prior, samples, labels).mean(1) + 0.3).all()
+    assert (reached > confidence(target, prior, found.initial, labels).max(1).values).all()
     losses = torch.tensor([row["loss"] for row in found.history])
     assert losses[-60:].mean() < losses[:30].mean() - 0.5, "the agents learned nothing"
 
@@ -307,8 +295,8 @@ def test_a_pool_fills_the_memory_before_the_first_episode(target: ToyTarget, pri
     ]
     assert history[0] == history[1] and history[2][1:] != history[3][1:]
     found = run(target, prior, [0, 1], budget=dataclasses.replace(few, pool=30, steps=4))
-    plain = plain_confidence(target, prior, found.latents, found.labels)
-    drawn = plain_confidence(target, prior, found.initial, found.labels)
+    plain = confidence(target, prior, found.latents, found.labels)
+    drawn = confidence(target, prior, found.initial, found.labels)
     assert (plain.min(1).values >= drawn.min(1).values).all(), "pool latents are candidates too"
     assert not torch.equal(found.latents.sort(1).values, found.initial.sort(1).values)
 
@@ -338,10 +326,10 @@ def test_candidates_are_the_best_episodes(target: ToyTarget, prior: ToyPrior) ->
     prior.synthesise = synthesise
     episodes = torch.cat([latents for latents in seen if len(latents) == 1])[-40:][None]
     assert torch.equal(episodes[:, :4], found.initial)
-    p = plain_confidence(target, prior, episodes, found.labels)
-    kept = plain_confidence(target, prior, found.latents, found.labels)
+    p = confidence(target, prior, episodes, found.labels)
+    kept = confidence(target, prior, found.latents, found.labels)
     torch.testing.assert_close(kept.sort(1).values, p.topk(4).values.sort(1).values)
-    best = plain_confidence(target, prior, found.kept(), found.labels)
+    best = confidence(target, prior, found.kept(), found.labels)
     torch.testing.assert_close(best, p.topk(2).values)  # ranked by the score of the plain image
 
 
@@ -364,10 +352,6 @@ def test_an_identity_does_not_depend_on_its_company(target: ToyTarget, prior: To
     assert not torch.allclose(together.initial[3], together.initial[4]), "identities share their noise"
     torch.testing.assert_close(alone.latents[0], together.latents[3], atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(alone.confidence[0], together.confidence[3], atol=1e-2, rtol=1e-2)
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.mark.parametrize("pool", [0, 30])
@@ -490,8 +474,8 @@ def test_a_masked_gradient_is_no_obstacle(prior: ToyPrior) -> None:
     )
     found = run(rounded, prior, labels, budget=budget)
     samples = prior.sample(200, generator=generator(9, "samples")).expand(CLASSES, -1, -1)
-    reached = plain_confidence(rounded, prior, found.kept(), labels)[:, 0]
-    assert (reached > plain_confidence(rounded, prior, samples, labels).mean(1) + 0.3).all()
+    reached = confidence(rounded, prior, found.kept(), labels)[:, 0]
+    assert (reached > confidence(rounded, prior, samples, labels).mean(1) + 0.3).all()
 
 
 def test_a_label_oracle_is_refused(target: ToyTarget, prior: ToyPrior) -> None:

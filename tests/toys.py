@@ -1,11 +1,19 @@
-"""A toy world for attacks: a prior without a network and a target whose pictures it can make."""
+"""A toy world for attacks: a prior without a network, a target whose pictures it can make; what tests ask of both;
+and people told apart by a bar, for trainings."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lib.attacks import Reconstructions
+from lib.data import Images
+from lib.models import build_classifier
 from lib.runtime import generator
+from lib.training import Augmentation, Defence, Recipe, TrainingResult, train_classifier
 
 SIZE, DIM, CLASSES = 8, 6, 5
 
@@ -88,3 +96,72 @@ def smooth_images(count: int, size: int, *, seed: int = 0) -> Tensor:
     coarse = torch.rand(count, 3, 2, 2, generator=generator(seed, "images"))
     fine = nn.functional.interpolate(coarse, size=size, mode="bilinear")
     return (fine * 255).round().to(torch.uint8)
+
+
+class KilledError(Exception):
+    """What a test raises from a callback to end a run midway."""
+
+
+def parameters(network: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """The same tensors under the same names, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def equal(first: Reconstructions, second: Reconstructions) -> bool:
+    """The same reconstructions and history, bit for bit; only the cost may differ."""
+    return same(first.to_tensors(), second.to_tensors()) and first.history == second.history
+
+
+def confidence(target: nn.Module, prior: Any, latents: Tensor, labels: Tensor) -> Tensor:
+    """(K, n) p_y of the plain images of latents (K, n, d)."""
+    with torch.no_grad():
+        p = target.eval()(prior.synthesise(latents.flatten(0, 1))).softmax(1).unflatten(0, latents.shape[:2])
+    return p.gather(2, labels[:, None, None].expand(-1, latents.shape[1], 1))[..., 0]
+
+
+STILL = Augmentation(rotation=0, translation=0, scale=0, flip=0, brightness=0, contrast=0, saturation=0)
+SMALL = Recipe(steps=4, batch=12, augmentation=STILL, learning_rate=5e-3)  # of 36 photos: three steps an epoch
+NETWORKS = {
+    "residual": {"kind": "residual", "widths": [4, 4, 8, 8]},
+    "ir": {"kind": "ir", "widths": [4, 4, 8, 8], "units": [1, 1, 1, 2], "feature_size": 8, "dropout": 0.0},
+    "densenet": {
+        "kind": "densenet",
+        "growth_rate": 6,
+        "block_config": [2, 3],
+        "num_init_features": 8,
+        "bn_size": 2,
+    },
+    "resnet": {"kind": "torchvision", "name": "resnet18"},
+    "vgg": {"kind": "torchvision", "name": "vgg11_bn"},
+}
+
+
+def bars(per_class: int = 12, size: int = 16) -> Images:
+    """Three people told apart by where a bright bar stands."""
+    stream = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 60, (3 * per_class, 3, size, size), generator=stream)
+    labels = torch.arange(3).repeat_interleave(per_class)
+    for k in range(3):
+        pixels[labels == k, :, :, 2 + 5 * k : 5 + 5 * k] += 180
+    return Images(pixels.byte(), labels, ["left", "middle", "right"])
+
+
+def train_bars(
+    defences: Sequence[Defence] = (), recipe: Recipe = SMALL, *, network: str = "residual", **options: Any
+) -> TrainingResult:
+    """Train a small network on :func:`bars`, on the CPU; ``model``: that one instead of a new one."""
+    model = options.pop("model", None)
+    return train_classifier(
+        lambda planned: model or build_classifier(NETWORKS[network], 3, 16, width=planned.width),
+        options.pop("images", None) or bars(),
+        recipe=recipe,
+        defences=defences,
+        seed=options.pop("seed", 0),
+        device=torch.device("cpu"),
+        **options,
+    )

@@ -16,6 +16,8 @@ from lib.runtime import autocast
 if TYPE_CHECKING:
     from lib.priors import Prior
 
+MOMENT_SAMPLES = 4096
+
 
 class Access:
     """Counts images per network on the host, so that counting never waits for the device.
@@ -80,6 +82,11 @@ class Access:
     def sample(self, count: int, *, generator: torch.Generator, truncation: float) -> Tensor:
         """(count, d) prior latents, drawn on the CPU so that all devices start from the same ones."""
         return self.prior.sample(count, generator=generator, truncation=truncation).detach().to(self.device)
+
+    def moments(self, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (d,) of the prior's latents, coordinate by coordinate, from samples."""
+        samples = self.sample(MOMENT_SAMPLES, generator=generator, truncation=1.0)
+        return samples.mean(0), samples.std(0).clamp_min(1e-6)
 
     def cost(self, identities: int, seconds: float) -> dict[str, float]:
         """The counters per identity, seconds per identity and the peak memory so far."""

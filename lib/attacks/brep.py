@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.attacks.chunks import run_chunks
-from lib.attacks.interface import Budget as CommonBudget
 from lib.attacks.interface import Callback, Reconstructions, check_inputs, networks, storable
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import cross_entropy
-from lib.attacks.oracle import HIDDEN, Oracle, OracleAccess, oracle_for
+from lib.attacks.oracle import HIDDEN, Oracle, OracleAccess, QueryBudget, oracle_for
+from lib.attacks.search import PoolBudget, pool_latents
 from lib.attacks.selection import select
 from lib.errors import UserError
 from lib.runtime import frozen, generator
@@ -32,13 +32,12 @@ if TYPE_CHECKING:
 
 NAME = "brep"
 SEES = "labels"
-SCALE_SAMPLES = 4096
 STEP = 1 / 3  # step length in radii
 REPORT_EVERY = 100  # passes
 
 
 @dataclass(frozen=True, kw_only=True)
-class BrepBudget(CommonBudget):
+class BrepBudget(PoolBudget, QueryBudget):
     """Defaults: the published attack, whose passes and start search have no limit. All lengths are in standard
     deviations of the prior's latents around their mean, coordinate by coordinate; the published latents are
     standard normal.
@@ -56,8 +55,6 @@ class BrepBudget(CommonBudget):
             this share of them (at .75 of 32: 29 points with the label).
         clamp: starts and centres lie within this.
         patience: accepted passes without growth after which a run ends.
-        query_cap: most queries per identity, start search and selection included, as if it were attacked alone;
-            the passes that it does not pay for are left out. None for no limit.
         reference: divide the step of a growing pass by ``growth``, as the published code does.
     """
 
@@ -73,12 +70,11 @@ class BrepBudget(CommonBudget):
     grow_at: float = 0.75
     clamp: float = 1.5
     patience: int = 1000
-    query_cap: int | None = None
     reference: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_count("pool", "directions", "patience")
+        self.require_count("directions", "patience")
         self.require_positive("radius", "growth", "max_radius", "clamp")
         if self.growth <= 1:
             raise UserError(f"budget growth: expected above 1, got {self.growth}; use e.g. 1.3")
@@ -88,47 +84,15 @@ class BrepBudget(CommonBudget):
             raise UserError(
                 f"budget max_radius: expected at least the radius of {self.radius}, got {self.max_radius}; raise it"
             )
-        if self.candidates > self.pool:
-            raise UserError(
-                f"budget candidates: expected at most the pool of {self.pool}, got {self.candidates}; raise the pool"
-            )
-        if self.query_cap is not None:
-            self.require_count("query_cap")
-            needed = self.pool + self._pass_queries + self._selection_queries
-            if self.query_cap < needed:
-                raise UserError(
-                    f"budget query_cap: expected at least the {needed} queries per identity of one pass, got "
-                    f"{self.query_cap}; raise it or lower pool, directions, candidates or views"
-                )
+        self.require_cap(1, "of one pass", "pool, directions, candidates or views")
 
     @property
-    def _pass_queries(self) -> int:
+    def pool_queries(self) -> int:
+        return self.pool
+
+    @property
+    def step_queries(self) -> int:
         return self.candidates * (self.directions + 1)
-
-    @property
-    def _selection_queries(self) -> int:
-        return self.candidates * (1 + self.views)
-
-    @property
-    def passes(self) -> int:
-        """The steps that ``query_cap`` pays for."""
-        if self.query_cap is None:
-            return self.steps
-        left = self.query_cap - self.pool - self._selection_queries
-        return min(self.steps, left // self._pass_queries)
-
-    @property
-    def own_queries(self) -> int:
-        """Most queries per identity, without the shared pool."""
-        return self.passes * self._pass_queries + self._selection_queries
-
-    def most_queries(self, identities: int) -> int:
-        """Of the whole attack."""
-        return self.pool + identities * self.own_queries
-
-    @property
-    def work(self) -> float:
-        return self.own_queries / 2
 
 
 Budget = BrepBudget
@@ -193,10 +157,8 @@ def _prepare(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Starts (K, n, d) in standard deviations and whether a label was hit (K,); the mean and standard
     deviation (d,) of the prior's latents."""
-    samples = access.sample(SCALE_SAMPLES, generator=generator(seed, NAME, "scale"), truncation=1.0)
-    mean, deviation = samples.mean(0), samples.std(0).clamp_min(1e-6)
-    stream = generator(seed, "attack", "pool")
-    pool = access.sample(budget.pool, generator=stream, truncation=budget.truncation)
+    mean, deviation = access.moments(generator=generator(seed, NAME, "scale"))
+    pool = pool_latents(access, budget.pool, truncation=budget.truncation, seed=seed)
     pool = ((pool - mean) / deviation).clamp(-budget.clamp, budget.clamp)
     wanted, done, hits = labels.to(access.device), 0, []
     found = torch.zeros_like(wanted)
@@ -248,8 +210,8 @@ def _attack(
     idle = torch.zeros_like(wanted)  # accepted passes since the last growth
     settled = torch.zeros_like(wanted, dtype=torch.bool)  # an accepted pass grew the sphere
     alive = hit.repeat_interleave(budget.candidates)
-    history = torch.stack([-radius.mean(), inside_share.mean()]).repeat(budget.passes, 1)
-    for step in range(budget.passes):
+    history = torch.stack([-radius.mean(), inside_share.mean()]).repeat(budget.paid_steps, 1)
+    for step in range(budget.paid_steps):
         active = alive.nonzero()[:, 0]
         rows = active.tolist()
         if not rows:
@@ -273,7 +235,7 @@ def _attack(
         alive[active] = (idle[active] < budget.patience) & (wider <= budget.max_radius)
         history[step:] = torch.stack([-radius.mean(), inside_share.mean()])
         if callback and (step + 1) % REPORT_EVERY == 0:
-            callback({"stage": "passes", "done": step + 1, "total": budget.passes})
+            callback({"stage": "passes", "done": step + 1, "total": budget.paid_steps})
     initial, latents = (
         storable(mean + deviation * each).view(*shape, dim) for each in (starts.flatten(0, 1), best)
     )

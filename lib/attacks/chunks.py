@@ -18,6 +18,7 @@ from lib.store import Checkpoint
 
 FIELDS = ("latents", "initial", "selected", "confidence", "loss")
 OPTIONAL = ("images",)
+Prepare = Callable[[Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]
 
 
 def run_chunks(
@@ -28,7 +29,7 @@ def run_chunks(
     name: str,
     budget: Budget,
     seed: int,
-    prepare: Callable[[Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]],
+    prepare: Prepare,
     callback: Callback | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Reconstructions:

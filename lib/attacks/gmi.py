@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from lib.priors import Prior
 
 NAME = "gmi"
-SCALE_SAMPLES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +75,8 @@ class GmiBudget(CommonBudget):
             raise UserError(f"budget momentum: expected between 0 and 1, got {self.momentum}; use e.g. 0.9")
         if not 0 <= self.realism_weight < float("inf"):
             raise UserError(f"budget realism_weight: expected at least 0, got {self.realism_weight}")
-        for name, known in (("realism", ("auto", "critic", "density")), ("rank_by", ("confidence", "logit"))):
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f"budget {name}: expected {' or '.join(known)}, got {getattr(self, name)!r}; choose one"
-                )
+        self.require_choice("realism", "auto", "critic", "density")
+        self.require_choice("rank_by", "confidence", "logit")
 
 
 Budget = GmiBudget
@@ -114,9 +110,8 @@ def invert(
         access = Access(target, prior, fast=budget.fast)
 
         def prepare(ascending: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            stream = generator(seed, "gmi", "scale")
-            samples = access.sample(SCALE_SAMPLES, generator=stream, truncation=1.0)
-            return {}, {"mean": samples.mean(0), "scale": samples.std(0).clamp_min(1e-6)}
+            mean, scale = access.moments(generator=generator(seed, "gmi", "scale"))
+            return {}, {"mean": mean, "scale": scale}
 
         return run_chunks(
             access,

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from lib.attacks.access import Access
 from lib.attacks.chunks import run_chunks
-from lib.attacks.interface import Budget as CommonBudget
 from lib.attacks.interface import Callback, Reconstructions, check_inputs, networks, storable
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import poincare
 from lib.attacks.optimise import refine, target_confidence
-from lib.attacks.search import search
+from lib.attacks.search import PoolBudget, pool_starts
 from lib.attacks.selection import rank
 from lib.attacks.transforms import apply_crops, check_crop, draw_crops
 from lib.errors import UserError
@@ -38,7 +37,7 @@ ROUNDS = 30  # of the projection; what is left after a few is rounding
 
 
 @dataclass(frozen=True, kw_only=True)
-class IfgmiBudget(CommonBudget):
+class IfgmiBudget(PoolBudget):
     """Defaults: the published FaceScrub run (50 steps on the latents, then 10 per stage).
 
     Attributes:
@@ -70,16 +69,10 @@ class IfgmiBudget(CommonBudget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_count("pool")
         self.require_positive("latent_radius")
         for name in ("feature_steps", "radius", "crop_scale"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_crop(self.crop_scale)
-        if self.candidates > self.pool:
-            raise UserError(
-                f"budget candidates: expected at most the pool of {self.pool}, got {self.candidates}; "
-                "raise the pool or search for fewer"
-            )
         if not self.feature_steps or any(not isinstance(n, int) or n < 1 for n in self.feature_steps):
             raise UserError(
                 f"budget feature_steps: expected whole numbers of at least 1, got {self.feature_steps}; use (10, 10)"
@@ -122,20 +115,6 @@ def invert(
         )
     with frozen(*networks(target, prior)):
         access = Access(target, prior, fast=budget.fast)
-
-        def prepare(ascending: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            starts = search(
-                access,
-                ascending,
-                pool=budget.pool,
-                candidates=budget.candidates,
-                truncation=budget.truncation,
-                seed=seed,
-                batch=budget.chunk * budget.candidates,
-                callback=callback,
-            )
-            return {"starts": starts}, {}
-
         return run_chunks(
             access,
             labels,
@@ -143,7 +122,7 @@ def invert(
             name=NAME,
             budget=budget,
             seed=seed,
-            prepare=prepare,
+            prepare=pool_starts(access, budget, seed=seed, callback=callback),
             callback=callback,
             checkpoint=checkpoint,
         )

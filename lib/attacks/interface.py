@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from lib.attacks.transforms import check_crop
 from lib.errors import UserError
+from lib.priors import PRIORS, ConditionalGan, Prior
 from lib.runtime import frozen
-
-if TYPE_CHECKING:
-    from lib.priors import Prior
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -82,6 +80,12 @@ class Budget:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise UserError(f"budget {name}: expected a number above 0, got {value!r}; raise it")
+
+    def require_choice(self, name: str, *known: str) -> None:
+        if getattr(self, name) not in known:
+            raise UserError(
+                f"budget {name}: expected {' or '.join(known)}, got {getattr(self, name)!r}; choose one"
+            )
 
 
 @dataclass
@@ -184,18 +188,48 @@ def check_labels(target: nn.Module, labels: Sequence[int] | Tensor) -> Tensor:
     return given
 
 
+def check_kind(target: nn.Module, prior: Prior, *, attack: str, kind: str) -> None:
+    """Refuse a prior that an attack on one kind of prior alone cannot use, and say what it lacks.
+
+    Raises:
+        UserError: no critic where the kind has one, other classes than the target's where the kind has classes,
+            or another kind.
+    """
+    classes = getattr(prior, "classes", None)
+    if PRIORS[kind].critic is not None and getattr(prior, "critic", None) is None:
+        wanted, found = "a prior with a critic", f"{prior.name} without one"
+    elif kind == ConditionalGan.name and classes != target.num_classes:
+        wanted = f"a {kind} of the target's {target.num_classes} classes"
+        found = prior.name if classes is None else f"a {prior.name} of {classes} classes"
+    elif prior.name != kind:
+        wanted, found = f"a prior of kind {kind}", prior.name
+    else:
+        return
+    raise UserError(f"{attack}: expected {wanted}, got {found}; train {kind} against this target")
+
+
 def check_inputs(
-    target: nn.Module, prior: Prior, labels: Sequence[int] | Tensor, *, gradients: bool = True
+    target: nn.Module,
+    prior: Prior,
+    labels: Sequence[int] | Tensor,
+    *,
+    gradients: bool = True,
+    attack: str = "attack",
+    kind: str | None = None,
 ) -> Tensor:
     """Refuse what would fail, or silently do nothing, hours later. Costs one pass of one image, and of an oracle
     no query.
+
+    Args:
+        kind: the only kind of prior that the ``attack`` works with (its ``PRIOR``); None for any.
 
     Returns:
         (K,) int64 labels on the CPU.
 
     Raises:
-        UserError: bad labels; prior and target of different image sizes; a target or (with ``gradients``)
-            a prior that no gradient passes through; logits of a wrong shape or not finite.
+        UserError: bad labels; a prior that is not of the ``kind`` (:func:`check_kind`); prior and target of
+            different image sizes; a target or (with ``gradients``) a prior that no gradient passes through;
+            logits of a wrong shape or not finite.
     """
     blind = hasattr(target, "ask")  # an oracle
     if blind and gradients:
@@ -204,6 +238,8 @@ def check_inputs(
             f"{target.reveals}; use an attack that needs no gradients (black box)"
         )
     given = check_labels(target, labels)
+    if kind is not None:
+        check_kind(target, prior, attack=attack, kind=kind)
     if prior.image_size != target.image_size:
         raise UserError(
             f"prior: expected images of {target.image_size} px like the target's, got {prior.image_size} px; "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lib.priors import Prior
 
 NAME = "kedmi"
-PRIOR = "inversion_gan"
+PRIOR = "inversion_gan"  # another critic's logits are no log p(real)
 START = 0.0, 1.0  # mean and log variance of each latent coordinate
 
 
@@ -74,8 +74,7 @@ class KedmiBudget(CommonBudget):
             raise UserError(
                 f"budget realism_weight: expected at least 0, got {self.realism_weight}; use 0 to do without"
             )
-        if self.rank_by not in ("confidence", "logit"):
-            raise UserError(f"budget rank_by: expected confidence or logit, got {self.rank_by!r}; choose one")
+        self.require_choice("rank_by", "confidence", "logit")
         if self.truncation != 1:
             raise UserError(
                 f"budget truncation: expected 1, got {self.truncation}; this attack starts from no prior samples"
@@ -112,16 +111,7 @@ def invert(
         prior: of standard normal latents, with a critic of log p(real).
         identity, name: of an attack that puts another identity loss in the place of the cross entropy.
     """
-    labels = check_inputs(target, prior, labels)
-    if getattr(prior, "critic", None) is None:
-        raise UserError(
-            f"{name}: expected a prior with a critic, got {prior.name} without one; train {PRIOR} against this "
-            "target"
-        )
-    if prior.name != PRIOR:  # another critic's logits are no log p(real)
-        raise UserError(
-            f"{name}: expected a prior of kind {PRIOR}, got {prior.name}; train one against this target"
-        )
+    labels = check_inputs(target, prior, labels, attack=name, kind=PRIOR)
     with frozen(*networks(target, prior)):
         access = Access(target, prior, fast=budget.fast)
         return run_chunks(

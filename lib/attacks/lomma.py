@@ -7,18 +7,24 @@ it on public images, so that no single network is over-fitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lib.attacks.access import Access
-from lib.attacks.knowledge import Knowledge
+from lib.attacks.interface import Callback, Reconstructions, check_inputs
+from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import Identity, cross_entropy
 from lib.errors import UserError
 from lib.runtime import frozen, generator
+from lib.store import Checkpoint
+
+if TYPE_CHECKING:
+    from lib.models import Classifier
+    from lib.priors import Prior
 
 STATISTICS_IMAGES = 5000
 BATCH = 250
@@ -50,6 +56,45 @@ class Options:
             raise UserError(
                 f"budget feature_weight: expected at least 0, got {self.feature_weight}; raise it"
             )
+
+
+def lomma_on(
+    base: Callable[..., Reconstructions], name: str, *, kind: str | None = None
+) -> Callable[..., Reconstructions]:
+    """The attack ``base`` (GMI's ``invert`` or KEDMI's) with the identity loss of :func:`make_identity`.
+
+    Args:
+        name: of the attack that this makes. kind: the only kind of prior it works with, None for any.
+    """
+
+    def invert(
+        target: Classifier,
+        prior: Prior,
+        labels: Sequence[int] | Tensor,
+        *,
+        budget: Options,
+        seed: int,
+        knowledge: Knowledge = NOTHING,
+        callback: Callback | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Reconstructions:
+        """Reconstruct every label; arguments, result and errors as in :func:`lib.attacks.ppa.invert`."""
+        labels = check_inputs(target, prior, labels, attack=name, kind=kind)
+        identity = make_identity(target, knowledge, budget, seed=seed)
+        with frozen(*knowledge.students):
+            return base(
+                target,
+                prior,
+                labels,
+                budget=budget,
+                seed=seed,
+                callback=callback,
+                checkpoint=checkpoint,
+                identity=identity,
+                name=name,
+            )
+
+    return invert
 
 
 def feature_statistics(target: nn.Module, public: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -17,13 +17,12 @@ from torch import Tensor
 
 from lib.attacks.access import Access
 from lib.attacks.chunks import run_chunks
-from lib.attacks.interface import Budget as CommonBudget
 from lib.attacks.interface import Callback, Reconstructions, check_inputs, networks, storable
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import cross_entropy
 from lib.attacks.optimise import refine, target_confidence
 from lib.attacks.pspace import Box
-from lib.attacks.search import search
+from lib.attacks.search import PoolBudget, pool_latents, pool_starts
 from lib.attacks.selection import select
 from lib.errors import UserError
 from lib.runtime import frozen, generator
@@ -38,7 +37,7 @@ UP, DOWN = 0.05, 0.25  # fractions of the steps over which the learning rate ris
 
 
 @dataclass(frozen=True, kw_only=True)
-class MirrorBudget(CommonBudget):
+class MirrorBudget(PoolBudget):
     """Defaults: the published scripts.
 
     Attributes:
@@ -62,12 +61,9 @@ class MirrorBudget(CommonBudget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_count("pool")
         self.require_positive("width")
-        if self.candidates > self.pool or self.pool < 2:
-            raise UserError(
-                f"budget pool: expected at least 2 and the {self.candidates} candidates, got {self.pool}; raise it"
-            )
+        if self.pool < 2:
+            raise UserError(f"budget pool: expected at least 2, got {self.pool}; raise it")
 
 
 Budget = MirrorBudget
@@ -89,26 +85,8 @@ def invert(
     with frozen(*networks(target, prior)):
         access = Access(target, prior, fast=budget.fast)
         centre = access.sample(1, generator=generator(seed, "mirror", "centre"), truncation=0.0)[0]
-        stream = generator(seed, "attack", "pool")  # the pool that the search scores, before truncation
-        box = Box.of(
-            access.sample(budget.pool, generator=stream, truncation=1.0),
-            slope=prior.slope,
-            width=budget.width,
-        )
-
-        def prepare(ascending: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            starts = search(
-                access,
-                ascending,
-                pool=budget.pool,
-                candidates=budget.candidates,
-                truncation=budget.truncation,
-                seed=seed,
-                batch=budget.chunk * budget.candidates,
-                callback=callback,
-            )
-            return {"starts": starts}, {}
-
+        samples = pool_latents(access, budget.pool, truncation=1.0, seed=seed)  # as scored, before truncation
+        box = Box.of(samples, slope=prior.slope, width=budget.width)
         return run_chunks(
             access,
             labels,
@@ -116,7 +94,7 @@ def invert(
             name=NAME,
             budget=budget,
             seed=seed,
-            prepare=prepare,
+            prepare=pool_starts(access, budget, seed=seed, callback=callback),
             callback=callback,
             checkpoint=checkpoint,
         )

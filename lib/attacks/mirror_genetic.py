@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from lib.attacks.chunks import run_chunks
-from lib.attacks.interface import Budget as CommonBudget
 from lib.attacks.interface import Callback, Reconstructions, check_inputs, networks, storable
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import cross_entropy
-from lib.attacks.oracle import Oracle, OracleAccess, oracle_for
+from lib.attacks.oracle import Oracle, OracleAccess, QueryBudget, oracle_for
 from lib.attacks.pspace import Box, from_p, to_p
-from lib.attacks.search import search
+from lib.attacks.search import PoolBudget, pool_latents, pool_starts
 from lib.attacks.selection import select
 from lib.errors import UserError
 from lib.runtime import frozen, generator
@@ -38,7 +37,7 @@ SEES = "scores"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MirrorGeneticBudget(CommonBudget):
+class MirrorGeneticBudget(PoolBudget, QueryBudget):
     """Defaults: the published scripts, with their crossover and their noise repaired.
 
     Attributes:
@@ -54,8 +53,6 @@ class MirrorGeneticBudget(CommonBudget):
         truncation: every synthesis shrinks its latent by this towards the mean; what breeds, and is boxed, is
             the latent before that.
         width: of the box, in standard deviations in P space.
-        query_cap: most queries per identity, pool and selection included, as if it were attacked alone; the
-            generations that it does not pay for are left out. None for no limit.
         reference: as the published code does by accident, genes come from parent 1 with probability
             F1 / (F1 + F2), which favours the worse parent since F = log p_y is negative, and one noise vector
             per generation serves all children.
@@ -71,12 +68,11 @@ class MirrorGeneticBudget(CommonBudget):
     stop_at: float = 0.95
     truncation: float = 0.7
     width: float = 1.0
-    query_cap: int | None = None
     reference: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_count("pool", "population")
+        self.require_count("population")
         self.require_positive("width", "stop_at")
         for name in ("mutation_rate", "stop_at"):
             if not 0 <= getattr(self, name) <= 1:
@@ -90,44 +86,21 @@ class MirrorGeneticBudget(CommonBudget):
             raise UserError(
                 f"budget pool: expected at least the population of {self.population}, got {self.pool}; raise it"
             )
-        if self.query_cap is not None:
-            self.require_count("query_cap")
-            needed = self._pool_queries + self._fixed_queries + self.population - 1
-            if self.query_cap < needed:
-                raise UserError(
-                    f"budget query_cap: expected at least the {needed} queries per identity of one generation, "
-                    f"got {self.query_cap}; raise it or lower pool, population, candidates or views"
-                )
+        self.require_cap(1, "of one generation", "pool, population, candidates or views")
 
     @property
-    def _pool_queries(self) -> int:
+    def pool_queries(self) -> int:
         return 2 * self.pool
 
     @property
-    def _fixed_queries(self) -> int:
-        """Queries per identity about the first generation and the candidates."""
-        return self.population + self.candidates * (1 + self.views)
+    def fixed_queries(self) -> int:
+        """The first generation is asked about too."""
+        return self.population + super().fixed_queries
 
     @property
-    def generations(self) -> int:
-        """The steps that ``query_cap`` pays for. The fittest member is not asked about again."""
-        if self.query_cap is None:
-            return self.steps
-        left = self.query_cap - self._pool_queries - self._fixed_queries
-        return min(self.steps, left // (self.population - 1))
-
-    @property
-    def own_queries(self) -> int:
-        """Most queries per identity, without the shared pool."""
-        return self._fixed_queries + self.generations * (self.population - 1)
-
-    def most_queries(self, identities: int) -> int:
-        """Of the whole attack."""
-        return self._pool_queries + identities * self.own_queries
-
-    @property
-    def work(self) -> float:
-        return self.own_queries / 2
+    def step_queries(self) -> int:
+        """The fittest member is not asked about again."""
+        return self.population - 1
 
     def short(self) -> Self:
         few = max(2, self.candidates)
@@ -163,23 +136,8 @@ def invert(
     with frozen(*networks(target, prior)):
         access = OracleAccess(oracle, prior)
         centre = access.sample(1, generator=generator(seed, NAME, "centre"), truncation=0.0)[0]
-        stream = generator(seed, "attack", "pool")  # the pool that the search scores, before truncation
-        samples = access.sample(budget.pool, generator=stream, truncation=1.0)
+        samples = pool_latents(access, budget.pool, truncation=1.0, seed=seed)  # as scored, before truncation
         box = Box.of(samples, slope=prior.slope, width=budget.width)
-
-        def prepare(ascending: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            starts = search(
-                access,
-                ascending,
-                pool=budget.pool,
-                candidates=budget.population,
-                truncation=budget.truncation,
-                seed=seed,
-                batch=budget.chunk * budget.candidates,
-                callback=callback,
-            )
-            return {"starts": starts}, {}
-
         return run_chunks(
             access,
             labels,
@@ -187,7 +145,7 @@ def invert(
             name=NAME,
             budget=budget,
             seed=seed,
-            prepare=prepare,
+            prepare=pool_starts(access, budget, seed=seed, candidates=budget.population, callback=callback),
             callback=callback,
             checkpoint=checkpoint,
         )
@@ -223,8 +181,8 @@ def _attack(
     population = centre + (starts - centre) / budget.truncation
     box.clamp_(population)
     fitness = score(population, labels)
-    history = torch.empty(budget.generations, 2, device=access.device)
-    for step in range(budget.generations):
+    history = torch.empty(budget.paid_steps, 2, device=access.device)
+    for step in range(budget.paid_steps):
         best = fitness.amax(1)
         history[step:] = torch.stack([-best.mean(), best.exp().mean()])
         active = (best < math.log(budget.stop_at)).nonzero()[:, 0]
@@ -238,7 +196,7 @@ def _attack(
         population[active] = torch.cat([take(parents, elite), children], 1)
         fitness[active] = torch.cat([fit.gather(1, elite), score(children, labels[active])], 1)
         if callback:
-            callback({"stage": "generations", "done": step + 1, "total": budget.generations})
+            callback({"stage": "generations", "done": step + 1, "total": budget.paid_steps})
     latents = shown(population)
     latents = take(latents, fittest(latents, fitness, budget.candidates))
     judged = select(access, latents, labels, budget=budget, loss=cross_entropy, seed=seed)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lib.attacks.access import Access
+from lib.attacks.interface import Budget
 from lib.errors import UserError
 from lib.runtime import frozen
 
@@ -90,6 +93,70 @@ class OracleAccess(Access):
             scores = torch.full((len(answer), self.target.num_classes), HIDDEN, device=answer.device)
             return scores.scatter_(1, answer[:, None], 1.0).log()
         return answer.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryBudget(Budget, ABC):
+    """Of an attack that only asks: all work is queries.
+
+    Attributes:
+        query_cap: most queries per identity, pool and selection included, as if it were attacked alone; the steps
+            that it does not pay for are left out. None for no limit.
+    """
+
+    query_cap: int | None = None
+
+    @property
+    @abstractmethod
+    def pool_queries(self) -> int:
+        """About the pool that all identities share."""
+
+    @property
+    @abstractmethod
+    def step_queries(self) -> int:
+        """Per identity and step."""
+
+    @property
+    def fixed_queries(self) -> int:
+        """Per identity, whatever the steps: its candidates, plain and through the views."""
+        return self.candidates * (1 + self.views)
+
+    @property
+    def paid_steps(self) -> int:
+        """The steps that ``query_cap`` pays for."""
+        if self.query_cap is None:
+            return self.steps
+        left = self.query_cap - self.pool_queries - self.fixed_queries
+        return min(self.steps, left // self.step_queries)
+
+    @property
+    def own_queries(self) -> int:
+        """Most queries per identity, without the shared pool."""
+        return self.fixed_queries + self.paid_steps * self.step_queries
+
+    def most_queries(self, identities: int) -> int:
+        """Of the whole attack."""
+        return self.pool_queries + identities * self.own_queries
+
+    @property
+    def work(self) -> float:
+        return self.own_queries / 2
+
+    def require_cap(self, steps: int, what: str, lower: str) -> None:
+        """For ``__post_init__``, once all else is checked.
+
+        Args:
+            steps: that ``query_cap`` must pay for. what: they are, in words. lower: the fields that save queries.
+        """
+        if self.query_cap is None:
+            return
+        self.require_count("query_cap")
+        needed = self.pool_queries + self.fixed_queries + steps * self.step_queries
+        if self.query_cap < needed:
+            raise UserError(
+                f"budget query_cap: expected at least the {needed} queries per identity {what}, got "
+                f"{self.query_cap}; raise it or lower {lower}"
+            )
 
 
 def oracle_for(target: nn.Module | Oracle, *, reveals: Reveals, cap: int | None = None) -> Oracle:

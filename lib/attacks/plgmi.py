@@ -23,7 +23,6 @@ from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import max_margin
 from lib.attacks.optimise import refine, target_confidence
 from lib.attacks.selection import select
-from lib.errors import UserError
 from lib.priors.guidance import ViewLaw, draw_views, look
 from lib.runtime import frozen, generator
 from lib.store import Checkpoint
@@ -101,14 +100,7 @@ def invert(
         prior: of latents (z, class), with ``classes``, those of the target. The class of a latent is its label from
             the start, and no step changes it.
     """
-    classes = getattr(prior, "classes", None)
-    if classes != target.num_classes:
-        found = prior.name if classes is None else f"a {prior.name} of {classes} classes"
-        raise UserError(
-            f"{NAME}: expected a {PRIOR} of the target's {target.num_classes} classes, got {found}; train {PRIOR} "
-            "against this target"
-        )
-    labels = check_inputs(target, prior, labels)
+    labels = check_inputs(target, prior, labels, attack=NAME, kind=PRIOR)
     with frozen(*networks(target, prior)):
         access = Access(target, prior, fast=budget.fast)
         return run_chunks(

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from lib.attacks.access import Access
 from lib.attacks.chunks import run_chunks
-from lib.attacks.interface import Budget as CommonBudget
 from lib.attacks.interface import Callback, Reconstructions, check_inputs, networks, storable
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import poincare
 from lib.attacks.optimise import refine, target_confidence
-from lib.attacks.search import search
+from lib.attacks.search import PoolBudget, pool_starts
 from lib.attacks.selection import select
 from lib.attacks.transforms import apply_crops, check_crop, draw_crops
 from lib.errors import UserError
@@ -36,7 +35,7 @@ NAME = "ppa"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PpaBudget(CommonBudget):
+class PpaBudget(PoolBudget):
     """Defaults: the published attack as MIDRE configures it (16 candidates, 8 kept, .005 x .1 at 30 and 40
     of 50 steps). PPA's own files use 200 candidates, 50 kept and no schedule.
 
@@ -65,16 +64,10 @@ class PpaBudget(CommonBudget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_count("pool")
         self.require_positive("decay")
         for name in ("milestones", "crop_scale"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_crop(self.crop_scale)
-        if self.candidates > self.pool:
-            raise UserError(
-                f"budget candidates: expected at most the pool of {self.pool}, got {self.candidates}; "
-                "raise the pool or search for fewer"
-            )
         if not all(0 < milestone < 1 for milestone in self.milestones):
             raise UserError(
                 f"budget milestones: expected fractions of the steps between 0 and 1, got {self.milestones}; "
@@ -113,20 +106,6 @@ def invert(
     labels = check_inputs(target, prior, labels)
     with frozen(*networks(target, prior)):
         access = Access(target, prior, fast=budget.fast)
-
-        def prepare(ascending: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            starts = search(
-                access,
-                ascending,
-                pool=budget.pool,
-                candidates=budget.candidates,
-                truncation=budget.truncation,
-                seed=seed,
-                batch=budget.chunk * budget.candidates,
-                callback=callback,
-            )
-            return {"starts": starts}, {}
-
         return run_chunks(
             access,
             labels,
@@ -134,7 +113,7 @@ def invert(
             name=NAME,
             budget=budget,
             seed=seed,
-            prepare=prepare,
+            prepare=pool_starts(access, budget, seed=seed, callback=callback),
             callback=callback,
             checkpoint=checkpoint,
         )

@@ -32,7 +32,7 @@ class Attack:
         needs: fields of :class:`~lib.attacks.knowledge.Knowledge` it cannot do without.
         sees: "gradients" (white box), "scores" or "labels".
         ingredients: what was appended to its name with ``+``.
-        prior: the only kind of prior it works with, None for any.
+        prior: the only kind of prior it works with (:func:`lib.attacks.interface.check_inputs`), None for any.
     """
 
     name: str

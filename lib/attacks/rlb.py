@@ -6,7 +6,7 @@ is of the image made from it. What the target recognised best during all episode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -16,13 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.attacks.chunks import run_chunks
-from lib.attacks.interface import Budget as CommonBudget
 from lib.attacks.interface import Callback, Reconstructions, check_inputs, networks, storable
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import cross_entropy
-from lib.attacks.oracle import Oracle, OracleAccess, oracle_for
+from lib.attacks.oracle import Oracle, OracleAccess, QueryBudget, oracle_for
 from lib.attacks.sac import Agents, Replay
-from lib.attacks.selection import Ranking, select
+from lib.attacks.selection import Best, Ranking, select
 from lib.errors import UserError
 from lib.runtime import frozen, generator
 from lib.store import Checkpoint
@@ -33,14 +32,13 @@ if TYPE_CHECKING:
 
 NAME = "rlb"
 SEES = "scores"
-SCALE_SAMPLES = 4096
 MARGIN_FLOOR = 1e-7
 BLOCK = 50  # episodes whose noise is drawn at once
 REPORT_EVERY = 100  # episodes
 
 
 @dataclass(frozen=True, kw_only=True)
-class RlbBudget(CommonBudget):
+class RlbBudget(QueryBudget):
     """Defaults: the published attack, without the accidents of its code.
 
     The published state update s' = alpha s + (1 - alpha) a is run with alpha = 0, so that the latent is the
@@ -55,7 +53,7 @@ class RlbBudget(CommonBudget):
             published code), or its mean "confidence" over random views (as in PPA).
         hidden: width of the agents' two hidden layers.
         buffer: transitions remembered per agent. batch: of them per update; no update before there are more.
-        updates: of the agent per episode.
+        updates: of the agent per episode; ``work`` does not count them.
         action_scale: latents lie within this many standard deviations of the prior's mean, coordinate by
             coordinate. 1 is the published box, (-1, 1) for standard normal latents.
         weights: of the reward's log p_y of the state's image, log p_y of the action's image (here the same
@@ -63,7 +61,7 @@ class RlbBudget(CommonBudget):
         target_entropy: of the policy, nats per dimension.
         pool: prior samples (``truncation``, moved into the box) asked about once for all identities and put
             into every agent's memory and candidates before its first episode. 0: none, as published.
-        query_cap: most queries per identity, selection included; None for no limit.
+        query_cap: must pay for all steps; none is left out.
         reference: as the published code does by accident, one noise value for all dimensions and the whole
             batch, twin critics that are identical, and a target entropy of -d for the mean log density, so
             that the temperature falls at every update. (Its equal random streams for all identities are not
@@ -83,7 +81,6 @@ class RlbBudget(CommonBudget):
     weights: tuple[float, float, float] = (2.0, 2.0, 8.0)
     target_entropy: float = -1.0
     pool: int = 0
-    query_cap: int | None = None
     reference: bool = False
 
     def __post_init__(self) -> None:
@@ -99,8 +96,7 @@ class RlbBudget(CommonBudget):
             raise UserError(
                 f"budget target_entropy: expected a finite number, got {self.target_entropy}; use e.g. -1"
             )
-        if self.rank_by not in ("confidence", "logit"):
-            raise UserError(f"budget rank_by: expected confidence or logit, got {self.rank_by!r}; choose one")
+        self.require_choice("rank_by", "confidence", "logit")
         if self.pool != 0:
             self.require_count("pool")
         if self.pool > self.buffer:
@@ -116,24 +112,15 @@ class RlbBudget(CommonBudget):
             raise UserError(
                 f"budget candidates: expected at most the {self.steps} steps, got {self.candidates}; raise steps"
             )
-        if self.query_cap is not None:
-            self.require_count("query_cap")
-            needed = self.pool + self.own_queries
-            if self.query_cap < needed:
-                raise UserError(
-                    f"budget query_cap: expected at least the {needed} queries per identity that this budget "
-                    f"spends, got {self.query_cap}; raise it or lower steps, pool, candidates or views"
-                )
+        self.require_cap(self.steps, "that this budget spends", "steps, pool, candidates or views")
 
     @property
-    def own_queries(self) -> int:
-        """Queries per identity: its episodes, and its candidates plain and through the views."""
-        return self.steps + self.candidates * (1 + self.views)
+    def pool_queries(self) -> int:
+        return self.pool
 
     @property
-    def work(self) -> float:
-        """As in all attacks, of queries alone; the agents' own updates come on top."""
-        return self.own_queries / 2
+    def step_queries(self) -> int:
+        return 1
 
     def short(self) -> Self:
         few = max(2, self.candidates)  # a pool of a batch, so that every episode has its update
@@ -165,7 +152,7 @@ def invert(
     labels = check_inputs(target, prior, labels, gradients=False)
     cap = budget.query_cap and budget.query_cap * len(labels)
     oracle = oracle_for(target, reveals="scores", cap=cap)
-    oracle.require(NAME, budget.pool + len(labels) * budget.own_queries)
+    oracle.require(NAME, budget.most_queries(len(labels)))
     with frozen(*networks(target, prior)):
         access = OracleAccess(oracle, prior)
         return run_chunks(
@@ -198,8 +185,8 @@ def _prepare(
     access: OracleAccess, labels: Tensor, *, budget: RlbBudget, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The box's centre and half width (d,), and the pool (S, d) with every identity's answers (K, S)."""
-    samples = access.sample(SCALE_SAMPLES, generator=generator(seed, NAME, "scale"), truncation=1.0)
-    centre, half = samples.mean(0), budget.action_scale * samples.std(0).clamp_min(1e-6)
+    centre, deviation = access.moments(generator=generator(seed, NAME, "scale"))
+    half = budget.action_scale * deviation
     shared = {"centre": centre, "half": half}
     if not budget.pool:
         return {}, shared
@@ -271,25 +258,6 @@ def _attack(
     return {"latents": best.latents, "initial": first, "history": history, **judged}
 
 
-class Best:
-    """The distinct latents (K, n, d) of the highest scores (K, n) so far."""
-
-    def __init__(self, identities: int, count: int, dim: int, device: torch.device) -> None:
-        self.latents = torch.full((identities, count, dim), torch.nan, device=device)
-        self.scores = torch.full((identities, count), -torch.inf, device=device)
-
-    def offer(self, latents: Tensor, scores: Tensor) -> None:
-        """Put each identity's latent (K, d), with its score (K,), in the place of its worst if it is better
-        and not there yet."""
-        known = (self.latents == latents[:, None]).all(2).any(1)
-        worst, place = self.scores.min(1, keepdim=True)
-        enters = (scores[:, None] > worst) & ~known[:, None]
-        self.scores.scatter_(1, place, torch.where(enters, scores[:, None], worst))
-        place = place[..., None].expand(-1, -1, latents.shape[1])
-        stays = self.latents.gather(1, place)
-        self.latents.scatter_(1, place, torch.where(enters[..., None], latents[:, None], stays))
-
-
 class Noise:
     """Random numbers of every agent, each from its own streams, drawn on the CPU whatever the device."""
 
@@ -302,28 +270,30 @@ class Noise:
         }
         self._dim, self._batch, self._device = dim, budget.batch, device
         self._scalar = budget.reference
+        self._blocks: dict[str, Tensor] = {}
 
     def state(self, index: int) -> Tensor:
         """(K, d) standard normal; asked for in order."""
-        if index % BLOCK == 0:
-            self._states = self._normal("states", BLOCK, self._dim)
-        return self._states[:, index % BLOCK]
+        return self._next("states", index, self._dim)
 
     def episode(self, step: int) -> Tensor:
         """(K, 1, d) standard normal, (K, 1, 1) with ``reference``; asked for in order."""
-        if step % BLOCK == 0:
-            self._actions = self._normal("actions", BLOCK, 1 if self._scalar else self._dim)
-        return self._actions[:, step % BLOCK, None]
+        return self._next("actions", step, 1 if self._scalar else self._dim)[:, None]
 
     def update(self) -> Tensor:
         """(K, batch, d) standard normal, (K, 1, 1) with ``reference``."""
-        return self._normal("updates", *((1, 1) if self._scalar else (self._batch, self._dim)))
+        return self._draw(torch.randn, "updates", *((1, 1) if self._scalar else (self._batch, self._dim)))
 
     def fractions(self) -> Tensor:
         """(K, batch) uniform in [0, 1)."""
-        draws = [torch.rand(self._batch, generator=stream) for stream in self._streams["fractions"]]
-        return torch.stack(draws).to(self._device)
+        return self._draw(torch.rand, "fractions", self._batch)
 
-    def _normal(self, use: str, *shape: int) -> Tensor:
-        draws = [torch.randn(*shape, generator=stream) for stream in self._streams[use]]
-        return torch.stack(draws).to(self._device)
+    def _next(self, use: str, index: int, width: int) -> Tensor:
+        """(K, width) standard normal."""
+        if index % BLOCK == 0:
+            self._blocks[use] = self._draw(torch.randn, use, BLOCK, width)
+        return self._blocks[use][:, index % BLOCK]
+
+    def _draw(self, law: Callable[..., Tensor], use: str, *shape: int) -> Tensor:
+        """(K, ...)."""
+        return torch.stack([law(*shape, generator=stream) for stream in self._streams[use]]).to(self._device)

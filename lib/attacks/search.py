@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from lib.attacks.access import Access
-from lib.attacks.interface import Callback, storable
+from lib.attacks.chunks import Prepare
+from lib.attacks.interface import Budget, Callback, storable
+from lib.errors import UserError
 from lib.runtime import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolBudget(Budget):
+    """Of an attack that starts from the best of a pool.
+
+    Attributes:
+        pool: prior samples among which the starts of all identities are searched.
+    """
+
+    pool: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_count("pool")
+        if self.candidates > self.pool:
+            raise UserError(
+                f"budget candidates: expected at most the pool of {self.pool}, got {self.candidates}; "
+                "raise the pool or search for fewer"
+            )
+
+
+def pool_latents(access: Access, count: int, *, truncation: float, seed: int) -> Tensor:
+    """The pool (count, d). It depends on the seed alone, so neither on the labels nor on their order."""
+    return access.sample(count, generator=generator(seed, "attack", "pool"), truncation=truncation)
 
 
 def score_pool(
@@ -54,10 +83,39 @@ def search(
 ) -> Tensor:
     """Start latents (K, candidates, d), on the CPU.
 
-    The pool depends on the seed alone, so neither on the labels nor on their order. What is scored is what
-    is optimised later (the published code scores another truncation than it then starts from).
+    What is scored is what is optimised later (the published code scores another truncation than it then starts
+    from).
     """
-    stream = generator(seed, "attack", "pool")
-    latents = storable(access.sample(pool, generator=stream, truncation=truncation))
+    latents = storable(pool_latents(access, pool, truncation=truncation, seed=seed))
     scores = score_pool(access, latents, labels, batch=batch, callback=callback)
     return latents[best_candidates(scores, candidates)].cpu()
+
+
+def pool_starts(
+    access: Access,
+    budget: PoolBudget,
+    *,
+    seed: int,
+    candidates: int | None = None,
+    callback: Callback | None = None,
+) -> Prepare:
+    """The search as what :func:`lib.attacks.chunks.run_chunks` prepares: ``starts`` (K, candidates, d).
+
+    Args:
+        candidates: starts per identity; those of the budget if None.
+    """
+
+    def prepare(labels: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        starts = search(
+            access,
+            labels,
+            pool=budget.pool,
+            candidates=budget.candidates if candidates is None else candidates,
+            truncation=budget.truncation,
+            seed=seed,
+            batch=budget.chunk * budget.candidates,
+            callback=callback,
+        )
+        return {"starts": starts}, {}
+
+    return prepare

@@ -92,3 +92,22 @@ def rank(
             "loss": loss(logits, flat).view(count, candidates),
             "selected": keep_best(confidence if rank_by == "confidence" else target_logit, budget.keep),
         }
+
+
+class Best:
+    """The distinct latents (K, n, d) of the highest scores (K, n) so far."""
+
+    def __init__(self, identities: int, count: int, dim: int, device: torch.device) -> None:
+        self.latents = torch.full((identities, count, dim), torch.nan, device=device)
+        self.scores = torch.full((identities, count), -torch.inf, device=device)
+
+    def offer(self, latents: Tensor, scores: Tensor) -> None:
+        """Put each identity's latent (K, d), with its score (K,), in the place of its worst if it is better
+        and not there yet."""
+        known = (self.latents == latents[:, None]).all(2).any(1)
+        worst, place = self.scores.min(1, keepdim=True)
+        enters = (scores[:, None] > worst) & ~known[:, None]
+        self.scores.scatter_(1, place, torch.where(enters, scores[:, None], worst))
+        place = place[..., None].expand(-1, -1, latents.shape[1])
+        stays = self.latents.gather(1, place)
+        self.latents.scatter_(1, place, torch.where(enters[..., None], latents[:, None], stays))

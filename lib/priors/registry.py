@@ -27,12 +27,10 @@ class Trainer:
         Config: its constants, with ``steps`` and ``batch``.
         train: ``(public (N, 3, S, S) uint8, target, *, config, seed, device, checkpoint, callback)`` to
             ``(*networks, history)``; the prior is ``PRIORS[kind](*networks)``.
-        against_target: whether it is trained against the target, which is None otherwise.
     """
 
     Config: type
     train: Callable[..., tuple]
-    against_target: bool = False
 
 
 PRIORS: dict[str, type[Prior]] = {
@@ -40,8 +38,8 @@ PRIORS: dict[str, type[Prior]] = {
 }
 TRAINERS: dict[str, Trainer] = {
     "stylegan": Trainer(GanConfig, lambda public, target, **rest: train_gan(public, **rest)),
-    "inversion_gan": Trainer(InversionGanConfig, train_inversion_gan, against_target=True),
-    "conditional_gan": Trainer(ConditionalGanConfig, train_conditional_gan, against_target=True),
+    "inversion_gan": Trainer(InversionGanConfig, train_inversion_gan),
+    "conditional_gan": Trainer(ConditionalGanConfig, train_conditional_gan),
 }
 
 

@@ -7,7 +7,7 @@ from unittest import mock
 import torch
 
 from lib import evaluation
-from lib.attacks import ppa
+from lib.attacks import ppa, search
 from lib.attacks.ppa import PpaBudget
 from tests.bench.clock import Clock
 from tests.bench.measures import Outcome, accuracy, mean_prdc
@@ -20,7 +20,7 @@ def run(world: World, budget: PpaBudget, *, seed: int, clock: Clock) -> Outcome:
     The photos' features are charged in full to this run, though they are stored for all attacks of a setup.
     """
     with (
-        mock.patch.object(ppa, "search", clock.around("search", ppa.search)),
+        mock.patch.object(search, "search", clock.around("search", search.search)),
         mock.patch.object(ppa, "refine", clock.around("optimise", ppa.refine)),
         mock.patch.object(ppa, "select", clock.around("select", ppa.select)),
     ):
