@@ -244,6 +244,12 @@ def test_constants_are_settled_by_the_throw_away_target(
     monkeypatch.setattr(settle, "rank", lambda *_, **__: pytest.fail("a trial was repeated"))
     again = settle.settle(book.setup, "ppa")
     assert again["target_confidence"].tolist() == pytest.approx(table["target_confidence"].tolist(), abs=1e-4)
+    shown = settle.tried(book.setup)
+    assert len(shown) == 2 and not shown["chosen"].any(), "the setup has a third value"
+    settled = copy.deepcopy(book.setup.attacks)
+    settled["ppa"]["quick"]["learning_rate"] = 0.2
+    shown = settle.tried(dataclasses.replace(book.setup, attacks=settled)).set_index("constants")
+    assert shown["chosen"].to_dict() == {"learning rate 0.05": False, "learning rate 0.2": True}
     with pytest.raises(UserError, match="no grid for 'gmi'"):
         settle.settle(book.setup, "gmi")
 

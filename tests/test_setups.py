@@ -1,6 +1,7 @@
 """Setup and study files: everything shipped loads; unknown keys, wrong types and names are refused."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +9,8 @@ import yaml
 from lib import attacks
 from lib.defences import build, canonical
 from lib.errors import UserError
+from lib.results.schema import PUBLISHED
+from lib.run import settle
 from lib.run.targets import recipe_of
 from lib.setups import load_setup, load_study, name_of, setup_names
 from lib.setups.schema import FOLDER
@@ -113,3 +116,11 @@ def test_unknown_budget_and_attack():
         setup.budget("ppa", "huge")
     with pytest.raises(UserError, match="no attack"):
         setup.budget("magic", "quick")
+
+
+@pytest.mark.parametrize("path", sorted((PUBLISHED / "settled").glob("*.csv")), ids=lambda path: path.stem)
+def test_an_attack_has_the_constants_that_its_throw_away_target_chose(path: Path) -> None:
+    name, _, attack = path.stem.partition("__")
+    trials = settle.tried(load_setup(name))
+    rows = trials[trials["attack"] == attack]
+    assert len(rows) >= 2 and rows["chosen"].tolist() == [True] + [False] * (len(rows) - 1)

@@ -60,8 +60,8 @@ def settle(setup: Setup, name: str) -> pd.DataFrame:
     trained, method = run.target(), attacks.get(name)
     model, faces = trained.model.to(device()), run.load_prior()
     known = knowledge(setup, name, "none", trained)
-    table = results.output_dir(setup.name) / "settled" / f"{setup.name}__{name}.csv"
-    done = _tried(table, PUBLISHED / "settled" / table.name)
+    table, committed = (folder / "settled" / f"{setup.name}__{name}.csv" for folder in _folders(setup))
+    done = _tried(table, committed)
     people = torch.tensor(inversion.evenly_spaced(model.num_classes, PEOPLE))
     rows = []
     for count, constants in enumerate(grid):
@@ -104,6 +104,34 @@ def settle(setup: Setup, name: str) -> pd.DataFrame:
         _sorted(rows).to_csv(table, index=False, float_format="%.4f")
     report(f"settle {name}", len(grid), len(grid))
     return _sorted(rows)
+
+
+def tried(setup: Setup) -> pd.DataFrame:
+    """Every trial made for the attacks of a setup, best first per attack: ``attack, prior, constants, target
+    confidence, chosen`` (whether the setup has them now). Empty where none was made."""
+    columns = ["attack", "prior", "constants", "target confidence", "chosen"]
+    rows = []
+    for name in setup.grids:
+        found = _tried(*(folder / "settled" / f"{setup.name}__{name}.csv" for folder in _folders(setup)))
+        grid = [key for key in setup.grids[name] if key not in ("prior", "budget")]
+        for row in found.values():
+            values = json.loads(row["values"])
+            run = Attack(setup, "none", SEED, name, row["prior"], row["budget"], SEED)
+            budget = attacks.get(name).budget(**run.values)
+            chosen = all(_plain(getattr(budget, key)) == _plain(values[key]) for key in grid)
+            constants = ", ".join(f"{key.replace('_', ' ')} {values[key]}" for key in grid)
+            rows.append((name, row["prior"], constants, row["target_confidence"], chosen))
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values(["attack", "target confidence"], ascending=[True, False], ignore_index=True)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _folders(setup: Setup) -> tuple[Path, Path]:
+    """Where trials lie: those of an earlier run here first, then the committed ones."""
+    return results.output_dir(setup.name), PUBLISHED
 
 
 def _sorted(rows: list[dict[str, Any]]) -> pd.DataFrame:
