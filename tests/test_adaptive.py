@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 from toys import CLASSES, SIZE, ToyPrior, ToyTarget
 
 from lib import attacks
@@ -60,6 +61,25 @@ def test_each_pass_draws_new_views_and_a_restart_the_same(target: ToyTarget) -> 
     seen = ErasedViews(target, LAW, masks=2, seed=0)
     first, second = seen(images()), seen(images())
     assert not torch.allclose(first, second)
+    seen.restart()
+    assert torch.equal(seen(images()), first)
+
+
+def test_a_restart_reaches_a_target_that_draws_noise(target: ToyTarget) -> None:
+    class Noisy(nn.Module):
+        num_classes, image_size = CLASSES, SIZE
+        drawn = 0
+
+        def restart(self) -> None:
+            self.drawn = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.drawn += 1
+            return target(x) + self.drawn
+
+    seen = ErasedViews(Noisy(), LAW, masks=2, seed=0)
+    first = seen(images())
+    assert not torch.allclose(seen(images()), first)
     seen.restart()
     assert torch.equal(seen(images()), first)
 

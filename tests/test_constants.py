@@ -9,12 +9,25 @@ import json
 import pytest
 
 from lib import attacks
-from lib.defences import constants
+from lib.defences import constants, names
 from lib.training import Recipe
 from lib.training.distil import Student
 
 TRAINING = "target_stage and judge_stage in lib/run/targets.py"
 ATTACKS = "reconstruction_stage in lib/run/inversion.py"
+DEFENCES = {
+    "bido_coco": "ce1a6dcc45185d18",
+    "bido_hsic": "ce1a6dcc45185d18",
+    "crop": "4eae4c6938feebb5",
+    "cutout": "34726a875501f371",
+    "fe": "dd21a4b81a37420f",
+    "ls": "5af22fa3e00f1d00",
+    "mid": "810090915d3af1fc",
+    "negls": "3d3da7563f4299dc",
+    "re": "b7e66f4acf4dab2d",
+    "tldmi": "e0ebbe946bc69057",
+    "tts": "c1a9f60af5e00a1b",
+}
 BUDGETS = {
     "brep": "216002d3a1e3fd7f",
     "gmi": "d8207615d33425a7",
@@ -34,6 +47,10 @@ def test_every_attack_is_pinned():
     assert set(BUDGETS) == set(attacks.names())
 
 
+def test_every_defence_with_constants_is_pinned():
+    assert set(DEFENCES) == {name for name in names() if constants(name)}
+
+
 def defaults(kind: type) -> dict:
     """The default of every field that has one, nested dataclasses as dictionaries."""
     found = {}
@@ -49,13 +66,17 @@ def defaults(kind: type) -> dict:
 @pytest.mark.parametrize(
     ("values", "digest", "where"),
     [
-        (constants("re"), "b7e66f4acf4dab2d", TRAINING),
-        (constants("fe"), "dd21a4b81a37420f", TRAINING),
-        (defaults(Recipe), "35277037e01a8585", TRAINING),
+        *((constants(name), digest, TRAINING) for name, digest in DEFENCES.items()),
+        (defaults(Recipe), "bce282e139c5f4fd", TRAINING),
         (defaults(Student), "75d7d1421dbbaa2b", "stages in lib/run/students.py"),
         *((defaults(attacks.get(name).Budget), digest, ATTACKS) for name, digest in BUDGETS.items()),
     ],
-    ids=["re.yaml", "fe.yaml", "Recipe", "Student", *(f"{name} budget" for name in BUDGETS)],
+    ids=[
+        *(f"{name}.yaml" for name in DEFENCES),
+        "Recipe",
+        "Student",
+        *(f"{name} budget" for name in BUDGETS),
+    ],
 )
 def test_constants_outside_the_keys_are_unchanged(values, digest, where):
     found = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

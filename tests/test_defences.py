@@ -192,7 +192,7 @@ def test_a_file_without_a_defence_is_a_defect(tmp_path, monkeypatch):
 
 def test_an_unknown_defence_can_be_read_but_not_built():
     assert canonical("unheard_of(-0.050)") == "unheard_of(-0.05)"
-    with pytest.raises(UserError, match=r"early, fe, fewer, none, re, small") as caught:
+    with pytest.raises(UserError, match=f"expected one of {', '.join(names())};") as caught:
         build("re(0.1,0.4)+unheard_of(-0.05)")
     assert "unheard_of" in str(caught.value)
 

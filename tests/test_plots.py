@@ -44,7 +44,7 @@ def points(frame_of: dict[str, float], **constants) -> pd.DataFrame:
 
 def test_labels():
     assert P.label("none") == "NoDef"
-    assert P.label("re(0.1,0.4)+negls(-0.05)") == "RE [.1, .4] + NEGLS -.05"
+    assert P.label("re(0.1,0.4)+negls(-0.05)") == "RE [.1, .4] + NegLS -.05"
     assert P.label("re(0.3,0.3,location=fixed)") == "RE [.3, .3] fixed"
     assert P.label("early(0.3)") == "NoDef, early .3"
 
@@ -305,3 +305,14 @@ def test_budget_curves_have_a_line_an_attack():
         "brep, eigenfaces",
     ]
     assert sorted(ax.lines[0].get_xdata()) == [100.0, 400.0]
+
+
+def test_ratios_have_a_row_a_defence_and_a_line_at_one():
+    frame = pd.DataFrame(
+        {"defence": ["none", "negls(-0.05)"], "value": [1.0, 1.2], "low": [1.0, 1.1], "high": [1.0, 1.4]}
+    )
+    ax = P.ratios(frame, x_label="time")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["NoDef", "NegLS -.05"]
+    assert any(line.get_xdata()[0] == line.get_xdata()[-1] == 1 for line in ax.lines)
+    (bar,) = ax.containers[1].lines[2]
+    assert [point[0] for point in bar.get_segments()[0]] == pytest.approx([1.1, 1.4])

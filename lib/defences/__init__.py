@@ -6,6 +6,17 @@ a defence in tables, stage keys and figures. A new file ``<name>.py`` with one s
 """
 
 from lib.defences.names import Term, applied, canonical, constants, parse, spell
-from lib.defences.registry import build, defence_class, names
+from lib.defences.registry import build, defence_class, names, restore
 
-__all__ = ["Term", "applied", "build", "canonical", "constants", "defence_class", "names", "parse", "spell"]
+__all__ = [
+    "Term",
+    "applied",
+    "build",
+    "canonical",
+    "constants",
+    "defence_class",
+    "names",
+    "parse",
+    "restore",
+    "spell",
+]

@@ -8,9 +8,12 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
 import lib.defences
 from lib.defences.names import Overrides, Term, canonical, constants, parse, spell
 from lib.errors import UserError
+from lib.models import Classifier, classifier_from
 from lib.training.interface import Defence
 
 _NOT_DEFENCES = ("names", "registry")
@@ -70,6 +73,26 @@ def build(text: str, overrides: Overrides | None = None) -> list[Defence]:
     defences = [_make(cls, term, overrides or {}) for cls, term in zip(classes, terms, strict=True)]
     _check_criteria(text, defences)
     return defences
+
+
+def restore(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Classifier:
+    """Rebuild a stored network behind the defences it was trained behind: what they build into a network and
+    how they deploy it is done again before the weights are loaded.
+
+    Args:
+        meta: ``spec``, ``num_classes``, ``image_size`` and, unless it was trained behind none, ``defence`` with
+            the ``overrides`` that its setup makes.
+    """
+
+    def surgery(model: nn.Module) -> nn.Module:
+        defences = build(meta.get("defence", "none"), meta.get("overrides"))
+        for defence in defences:
+            model = defence.build(model)
+        for defence in defences:
+            model = defence.deploy(model)
+        return model
+
+    return classifier_from(tensors, meta, surgery=surgery)
 
 
 def _keywords(cls: type[Defence]) -> list[str]:

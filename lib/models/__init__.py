@@ -2,12 +2,15 @@
 
 from lib.models.classifier import Classifier, build_classifier, classifier_from, load_weights
 from lib.models.external import ExternalClassifier, load_external
+from lib.models.stages import Stages, stages_of
 
 __all__ = [
     "Classifier",
     "ExternalClassifier",
+    "Stages",
     "build_classifier",
     "classifier_from",
     "load_external",
     "load_weights",
+    "stages_of",
 ]

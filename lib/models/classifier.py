@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,12 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.both(images)[1]
 
+    def restart(self) -> None:
+        """Begin the random draws of a network that answers at random anew; attacks do before every chunk."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "restart"):
+                module.restart()
+
 
 def build_classifier(
     spec: dict[str, Any], num_classes: int, image_size: int, *, width: float = 1.0
@@ -94,11 +100,22 @@ def build_classifier(
     return Classifier(body, head, spec=full, num_classes=num_classes, image_size=image_size)
 
 
-def classifier_from(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Classifier:
-    """Rebuild a stored classifier (fp16 weights are widened)."""
+def classifier_from(
+    tensors: dict[str, Tensor],
+    meta: dict[str, Any],
+    *,
+    surgery: Callable[[nn.Module], nn.Module] | None = None,
+) -> Classifier:
+    """Rebuild a stored classifier (fp16 weights are widened).
+
+    Args:
+        surgery: what was changed on the network before it was trained (:func:`lib.defences.restore`).
+    """
     spec = dict(meta["spec"])
     width = spec.pop("width", 1.0)
-    model = build_classifier(spec, meta["num_classes"], meta["image_size"], width=width)
+    model: nn.Module = build_classifier(spec, meta["num_classes"], meta["image_size"], width=width)
+    if surgery is not None:
+        model = surgery(model)
     load_weights(model, tensors)
     return model.eval()
 

@@ -139,22 +139,42 @@ def _number(text: str) -> str:
     return re.sub(r"\b0\.", ".", text)
 
 
+CONTROLS = ("none", "early", "fewer", "small")
+WORDS = {  # as their authors write them; others in capitals
+    "negls": "NegLS",
+    "bido_hsic": "BiDO-HSIC",
+    "bido_coco": "BiDO-COCO",
+    "rolss": "RoLSS",
+    "tts": "TTS",
+    "tldmi": "TL-DMI",
+    "trapmid": "Trap-MID",
+    "atat": "AT-AT",
+    "dpsgd": "DP-SGD",
+    "advtrain": "adversarial training",
+    "cutout": "cutout",
+    "mixup": "mixup",
+    "cutmix": "CutMix",
+    "crop": "crop",
+    "noise": "noise",
+}
+
+
 def label(name: str) -> str:
-    """Display name of a defence: ``re(0.1,0.4)+negls(-0.05)`` becomes ``RE [.1, .4] + NEGLS -.05``."""
+    """Display name of a defence: ``re(0.1,0.4)+negls(-0.05)`` becomes ``RE [.1, .4] + NegLS -.05``."""
     if name in DEFENCES:
         return DEFENCES[name].label
     parts = []
     for term in re.split(r"\+(?![^(]*\))", name):
         found = re.fullmatch(r"(\w+)\((.*)\)", term)
         if not found:
-            parts.append(term)
+            parts.append(WORDS.get(term, term))
             continue
         word, arguments = found[1], [argument.strip() for argument in found[2].split(",") if argument.strip()]
         plain = [_number(argument) for argument in arguments if "=" not in argument]
         named = [argument.split("=", 1) for argument in arguments if "=" in argument]
         text = f"[{', '.join(plain)}]" if word == "re" else ", ".join(plain)
         extra = [value if key == "location" else f"{key} {_number(value)}" for key, value in named]
-        short = word.upper() if word not in ("none", "early", "fewer", "small") else f"NoDef, {word}"
+        short = WORDS.get(word, word.upper() if word not in CONTROLS else f"NoDef, {word}")
         parts.append(" ".join(filter(None, [short, text, *extra])))
     return " + ".join(parts)
 

@@ -73,6 +73,8 @@ def plan(book: Workbook) -> list[Step]:
     for defence in book.defences:
         for seed in book.training_seeds:
             add_target(defence, seed, _length(book, defence))
+    for defence in book.study.pages:
+        add_target(defence, book.training_seeds[0], _length(book, defence))
     for attack in [
         *book.headline_attacks(),
         *book.frontier_attacks(),

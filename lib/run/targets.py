@@ -10,11 +10,12 @@ from torch import nn
 
 from lib import store
 from lib.data import Images, load_world
-from lib.data.world import data_stage
-from lib.defences import applied, build, canonical
+from lib.data.world import World, data_stage
+from lib.defences import applied, build, canonical, restore
 from lib.errors import UserError
-from lib.models import Classifier, ExternalClassifier, build_classifier, classifier_from, load_external
+from lib.models import Classifier, ExternalClassifier, build_classifier, load_external
 from lib.models.external import external_config
+from lib.run import starts
 from lib.run.progress import expected, report
 from lib.runtime import device
 from lib.setups import NetworkConfig, Setup
@@ -63,8 +64,23 @@ def target_stage(setup: Setup, defence: str, seed: int, multiple: float) -> Stag
     }
     if overrides := applied(name, setup.defences):
         params["overrides"] = overrides
+    upstream = [data_stage(setup).key]
+    if (config := _target_config(setup, params)).pretrained:
+        upstream.append(starts.pretraining_stage(setup, config, "target").key)
     label = f"{setup.name} target {name} x{multiple:g} seed {seed}"
-    return Stage("target", label, params, (data_stage(setup).key,), version=1)
+    return Stage("target", label, params, tuple(upstream), version=1)
+
+
+def _target_config(setup: Setup, params: dict[str, Any]) -> NetworkConfig:
+    """What the parameters of a target's stage say of its training, with the pre-training its defence wants."""
+    wanted = [made.pretraining for made in build(params["defence"], setup.defences) if made.pretraining]
+    return NetworkConfig(
+        params["network"],
+        params["recipe"],
+        params["defence"],
+        pretrained=wanted[0] if wanted else None,
+        seed=params["seed"],
+    )
 
 
 def target(setup: Setup, defence: str, seed: int, multiple: float | None = None) -> Trained:
@@ -85,10 +101,11 @@ def target(setup: Setup, defence: str, seed: int, multiple: float | None = None)
                 if found is not None:
                     return found.tensors, found.meta
         world = load_world(setup)
-        config = NetworkConfig(setup.target.network, stage.params["recipe"], name, seed=seed)
+        config = _target_config(setup, stage.params)
         marks = setup.snapshots if name == "none" else []
+        start = _pretrain(setup, config, world, "target") if config.pretrained else None
         tensors, meta, points = _train(
-            setup, config, world.train, world.validation, checkpoint, stage.label, marks
+            setup, config, world.train, world.validation, checkpoint, stage.label, marks, start
         )
         for fraction, weights in points.items():
             early = target_stage(setup, f"early({fraction:g})", seed, multiple)
@@ -99,7 +116,7 @@ def target(setup: Setup, defence: str, seed: int, multiple: float | None = None)
     artifact = store.get(
         stage, make, seconds=expected(stage, lambda: training_seconds(setup, stage, setup.target))
     )
-    return Trained(classifier_from(artifact.tensors, artifact.meta), stage, artifact.meta)
+    return Trained(restore(artifact.tensors, artifact.meta), stage, artifact.meta)
 
 
 def multiples_of(setup: Setup, defence: str) -> list[float]:
@@ -213,7 +230,7 @@ def judge(setup: Setup, role: str) -> Trained:
         return tensors, meta
 
     artifact = store.get(stage, make, seconds=expected(stage, lambda: training_seconds(setup, stage, config)))
-    return Trained(classifier_from(artifact.tensors, artifact.meta), stage, artifact.meta)
+    return Trained(restore(artifact.tensors, artifact.meta), stage, artifact.meta)
 
 
 def _config(setup: Setup, role: str) -> NetworkConfig:
@@ -224,32 +241,16 @@ def _config(setup: Setup, role: str) -> NetworkConfig:
     return setup.evaluators[role]
 
 
-def _pretrain(setup: Setup, config: NetworkConfig, world: Any, role: str) -> Artifact:
-    """The judge's start: its own body trained to tell apart people who are not private."""
-    options = dict(config.pretrained)
-    sets = options.pop("sets")
-    network = {**config.network, "cosine": options.pop("cosine")}
-    recipe = {**config.recipe, **options, "label_smoothing": 0.0}
-    start = NetworkConfig(network, recipe, seed=config.seed)
-    params = {"setup": setup.name, "role": role, "sets": sets, **store.essentials(start)}
-    stage = Stage("pretraining", f"{setup.name} start of {role}", params, (data_stage(setup).key,))
+def _pretrain(setup: Setup, config: NetworkConfig, world: World, role: str) -> Artifact:
+    """A network's start: its own body trained to tell apart people who are not private."""
+    stage = starts.pretraining_stage(setup, config, role)
 
     def make(checkpoint: store.Checkpoint) -> tuple[dict, dict]:
-        photos = merge([getattr(world, name) for name in sets])
-        return _train(setup, start, photos, None, checkpoint, stage.label, [])[:2]
+        photos = starts.photos_for(setup, config, world)
+        starts.try_surgery(setup, config)
+        return _train(setup, starts.start_config(config), photos, None, checkpoint, stage.label, [])[:2]
 
     return store.get(stage, make)
-
-
-def merge(sets: list[Images]) -> Images:
-    """Several sets of disjoint people as one."""
-    offset, labels, names, files = 0, [], [], []
-    for images in sets:
-        labels.append(images.labels + offset)
-        offset += len(images.names)
-        names += images.names
-        files += images.files
-    return Images(torch.cat([images.pixels for images in sets]), torch.cat(labels), names, files)
 
 
 # --- training -----------------------------------------------------------------------------------------
@@ -270,6 +271,11 @@ def _train(
     def make_model(planned: Recipe) -> Classifier:
         model = build_classifier(config.network, len(photos.names), setup.image_size, width=planned.width)
         if start is not None:
+            if planned.width != 1:
+                raise UserError(
+                    f"{label}: expected a network of the pre-trained one's widths, got {planned.width:g} of them; "
+                    "drop the defence that changes widths"
+                )
             body = {n.removeprefix("body."): t for n, t in start.tensors.items() if n.startswith("body.")}
             model.body.load_state_dict(body)
         return model
@@ -296,7 +302,10 @@ def _train(
         "steps": recipe.steps,
         "history": result.history,
         "diagnostics": result.diagnostics,
+        "defence": config.defence,
     }
+    if overrides := applied(config.defence, setup.defences):
+        meta["overrides"] = overrides
     if result.history and "validation_accuracy" in result.history[-1]:
         meta["validation_accuracy"] = result.history[-1]["validation_accuracy"]
         meta["steps"] = int(result.history[-1]["step"])
@@ -315,6 +324,8 @@ def training_seconds(setup: Setup, stage: Stage, config: NetworkConfig) -> float
     key = repr((config.network, recipe.get("batch", 64), setup.image_size))
     if key not in _RATES:
         _RATES[key] = _seconds_per_step(setup, config, recipe.get("batch", 64))
+    if stage.kind == "target":
+        config = _target_config(setup, stage.params)
     extra = (config.pretrained or {}).get("steps", 0)
     return _RATES[key] * (recipe["steps"] + extra)
 

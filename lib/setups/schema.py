@@ -128,6 +128,7 @@ class Study:
     Attributes:
         frontier_seeds: training seeds whose NoDef run gives NoDef's own frontier; empty: all.
         compared, adaptive, referee: attacks of notebooks 14 and 15, 16 and 17, each as "attack prior budget".
+        pages: the defences that notebook 10 shows, each at one strength.
         curves: the same attacks under smaller budgets, run on NoDef only, for their budget curves.
         compared_defences, compared_seeds: the models these are run on (priors trained against a target: the
             first two of them) and their attack seeds; empty: the study's first two, and its attack seeds.
@@ -145,6 +146,7 @@ class Study:
     adaptive: list[str] = field(default_factory=list)
     referee: list[str] = field(default_factory=list)
     curves: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
     compared_defences: list[str] = field(default_factory=list)
     compared_seeds: list[int] = field(default_factory=list)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 View = Callable[[Tensor], Tensor]
 
@@ -46,6 +47,7 @@ class Recipe:
         share: fraction of each identity's training photos used (1 = all).
         width: multiplier of the network's widths.
         average: decay of the weight average that is evaluated and kept; 0 keeps the raw weights.
+        identities: of a balanced batch, each with equally many photos; 0 shuffles all photos.
     """
 
     steps: int
@@ -59,12 +61,17 @@ class Recipe:
     stop: float = 1.0
     share: float = 1.0
     width: float = 1.0
+    identities: int = 0
 
 
 class Defence:
     """Base of all defences: does nothing, that is, NoDef."""
 
     name: str = "none"
+
+    pretraining: dict[str, Any] | None = None
+    """What the network's body learns before it meets a private photo, as ``pretrained`` of a judge: sets, steps,
+    learning_rate and cosine; None: nothing. A stage of its own, so that trainings share it."""
 
     def plan(self, recipe: Recipe) -> Recipe:
         """Change the recipe before anything is built (NoDef controls)."""
@@ -109,7 +116,9 @@ class Defence:
 
     def batch(self, images: Tensor, labels: Tensor, extras: Any) -> tuple[Tensor, Tensor, Tensor] | None:
         """Replace the batch by (images, labels, weights per sample); None leaves it. The m photos come first;
-        what is appended is whole copies of the batch, each row seen through the view of the photo it copies."""
+        what is appended is whole copies of the batch, each row seen through the view of the photo it copies.
+        Labels are (B,) int64 or, from a defence that mixes photos, (B,C) probabilities; whoever reads labels
+        takes both (:func:`probabilities`)."""
         return None
 
     criterion: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -126,6 +135,13 @@ class Defence:
     def diagnostics(self) -> dict[str, float]:
         """What shows that the defence was active (mean erased area, ...), over the run."""
         return {}
+
+
+def probabilities(labels: Tensor, logits: Tensor) -> Tensor:
+    """(B,C): the label distributions of ``labels``, (B,) int64 or (B,C) already, in the kind of ``logits``."""
+    if labels.ndim == 2:
+        return labels.to(logits.dtype)
+    return F.one_hot(labels, logits.shape[1]).to(logits.dtype)
 
 
 def union(parts: Iterable[set]) -> set:

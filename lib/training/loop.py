@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lib.data import Images
 from lib.errors import UserError
@@ -20,7 +19,9 @@ from lib.models import Classifier
 from lib.runtime import autocast, generator, seed_for
 from lib.store import Checkpoint
 from lib.training.augment import augment
-from lib.training.interface import Augmentation, Defence, Recipe, View, union
+from lib.training.composition import chained, criterion_of, restore_state, state_of, watch
+from lib.training.interface import Augmentation, Defence, Recipe, union
+from lib.training.sampling import check_balanced, epoch_order
 
 Callback = Callable[[dict[str, Any]], None]
 __all__ = ["Augmentation", "TrainingResult", "accuracy", "predict", "train_classifier"]
@@ -31,7 +32,7 @@ class TrainingResult:
     """A trained network (deployed, in evaluation mode) and how it got there.
 
     Attributes:
-        history: a row per epoch: step, loss, validation accuracy.
+        history: a row per epoch: step, loss, validation accuracy, diagnostics so far.
         snapshots: fraction of the schedule -> weights at that point.
         diagnostics: what shows that each defence was active.
     """
@@ -81,6 +82,8 @@ def train_classifier(
     if len(images) < 2:
         raise UserError(f"expected at least 2 training photos, got {len(images)}")
     batch = min(recipe.batch, len(images))
+    if recipe.identities:
+        check_balanced(images.labels, batch, recipe.identities)
     epoch_steps = len(images) // batch
     epochs = math.ceil(recipe.steps / epoch_steps)
     last_step = round(recipe.steps * recipe.stop)
@@ -103,8 +106,8 @@ def train_classifier(
         fused=device.type != "mps",
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _one_cycle(step, recipe))
-    criterion = _criterion(defences, recipe)
-    tapped, seen = _watch(model, defences)
+    criterion = criterion_of(defences, recipe)
+    tapped, seen, hooks = watch(model, defences)
 
     step, first_epoch, history, kept = 0, 0, [], {}
     state = checkpoint.load() if checkpoint else None
@@ -113,7 +116,7 @@ def train_classifier(
         averaged.load_state_dict(state["averaged"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
-        _restore_defences(defences, state["defences"])
+        restore_state(defences, state["defences"])
         step, first_epoch, history = state["step"], state["epoch"], state["history"]
         kept = {float(fraction): weights for fraction, weights in state["snapshots"].items()}
 
@@ -123,7 +126,7 @@ def train_classifier(
             "averaged": averaged.state_dict(),
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
-            "defences": _defence_state(defences),
+            "defences": state_of(defences),
             "step": step,
             "epoch": epoch,
             "history": history,
@@ -142,7 +145,7 @@ def train_classifier(
             for name in ("order", "augmentation", "erasing", "defence")
         }
         torch.manual_seed(seed_for(seed, "dropout", epoch))  # the only draws without a stream of their own
-        order = torch.randperm(len(images), generator=streams["order"], device=device)
+        order = epoch_order(images.labels, batch, recipe.identities, streams["order"])
         total, count = torch.zeros((), device=device), 0
         model.train()
         for index in order[: epoch_steps * batch].view(epoch_steps, batch):
@@ -155,7 +158,7 @@ def train_classifier(
             views = [d.input(x, index, streams["erasing"]) for d in defences]
             views = [view for view in views if view is not None]
 
-            view = partial(_chained, views, batch)
+            view = partial(chained, views, batch)
 
             weights = None
             for defence in defences:
@@ -192,15 +195,21 @@ def train_classifier(
             )
         if validation is not None and (epoch % 5 == 4 or step >= last_step):
             row["validation_accuracy"] = accuracy(averaged, validation, device=device)
+        row |= _diagnostics(defences)
         history.append(row)
         if callback:
             callback({"total": last_step, **row})
 
+    for hook in hooks:
+        hook.remove()
     final = averaged
     for defence in defences:
         final = defence.deploy(final)
-    diagnostics = {f"{d.name}.{key}": value for d in defences for key, value in d.diagnostics().items()}
-    return TrainingResult(final.float().eval(), history, kept, diagnostics)
+    return TrainingResult(final.float().eval(), history, kept, _diagnostics(defences))
+
+
+def _diagnostics(defences: Sequence[Defence]) -> dict[str, float]:
+    return {f"{d.name}.{key}": value for d in defences for key, value in d.diagnostics().items()}
 
 
 @torch.inference_mode()
@@ -227,48 +236,11 @@ def accuracy(model: nn.Module, images: Images, *, device: torch.device) -> float
     return float((predict(model, images, device=device)[1].argmax(1) == images.labels).float().mean())
 
 
-def _chained(views: Sequence[View], photos: int, images: Tensor) -> Tensor:
-    """The step's views one after another. Rows that a defence appended are seen like the photos they follow:
-    row i through the view of photo i modulo the number of photos."""
-    if views and len(images) % photos:
-        raise UserError(
-            f"training: expected whole copies of the batch of {photos} rows to be appended, got {len(images)} "
-            "rows; append a row for every photo"
-        )
-    groups = images.split(photos) if views else (images,)
-    for apply in views:
-        groups = [apply(group) for group in groups]
-    return groups[0] if len(groups) == 1 else torch.cat(groups)
-
-
 def _one_cycle(step: int, recipe: Recipe) -> float:
     warm = max(1, round(recipe.warm_up * recipe.steps))
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, recipe.steps - warm))))
-
-
-def _criterion(defences: Sequence[Defence], recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
-    own = [defence for defence in defences if defence.criterion is not None]
-    if len(own) > 1:
-        raise UserError(
-            f"{own[0].name} and {own[1].name} both replace the loss; a composition can have one criterion"
-        )
-    if own:
-        return own[0].criterion
-    smoothing = recipe.label_smoothing
-    return lambda logits, y: F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
-
-
-def _watch(
-    model: nn.Module, defences: Sequence[Defence]
-) -> tuple[dict[Defence, list[nn.Module]], dict[nn.Module, Tensor]]:
-    """Hooks on the union of all taps; outputs of the current step by module."""
-    tapped = {defence: defence.taps(model) for defence in defences}
-    seen: dict[nn.Module, Tensor] = {}
-    for module in {m for modules in tapped.values() for m in modules}:
-        module.register_forward_hook(lambda m, _, output: seen.__setitem__(m, output))
-    return tapped, seen
 
 
 def _share(images: Images, share: float, seed: int) -> Images:
@@ -288,22 +260,3 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
         mean.lerp_(value, 1 - decay)
     for mean, value in zip(averaged.buffers(), model.buffers(), strict=True):
         mean.copy_(value)
-
-
-def _defence_state(defences: Sequence[Defence]) -> list[dict[str, Any]]:
-    return [
-        {
-            "nets": [[net.state_dict(), optimiser.state_dict()] for net, optimiser in defence.nets()],
-            "tensors": defence.tensors(),
-        }
-        for defence in defences
-    ]
-
-
-def _restore_defences(defences: Sequence[Defence], states: list[dict[str, Any]]) -> None:
-    for defence, state in zip(defences, states, strict=True):
-        for (net, optimiser), (weights, moments) in zip(defence.nets(), state["nets"], strict=True):
-            net.load_state_dict(weights)
-            optimiser.load_state_dict(moments)
-        for name, tensor in defence.tensors().items():
-            tensor.copy_(state["tensors"][name])

@@ -67,5 +67,5 @@ class Adapted(nn.Module):
 
     def restart(self) -> None:
         """Start all random draws again."""
-        if isinstance(self.inner, Adapted):
+        if hasattr(self.inner, "restart"):  # another ingredient, or a network that draws noise
             self.inner.restart()

@@ -1,0 +1,77 @@
+"""Notebook 10: pages from the registry, diagnostics over training, costs beside NoDef's in one run."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY
+
+from lib import defences
+from lib.run import defence_report
+from lib.run.workbook import Workbook
+from lib.setups import Study, load_setup
+
+PAGES = ["re(0.1,0.4)", "negls(-0.05)", "tts", "small(0.5)"]
+
+
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
+    monkeypatch.setenv("MIDRE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))
+    monkeypatch.setenv("MIDRE_TRAIN", "1")
+    content = copy.deepcopy(TINY)
+    content["defences"] = {"tts": {"warm": 0.5}}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    study = Study("digits", ["none"], [0], [0], ["ppa"], "eigenfaces", "headline", pages=PAGES)
+    return Workbook(load_setup(path), study, ("none",), (0,), (0,))
+
+
+def test_the_register_has_every_defence_and_how_it_acts(book: Workbook) -> None:
+    table = defence_report.register(book.setup)
+    assert list(table.index) == defences.names()
+    assert table.loc["none", "acts through"] == "nothing" and table.loc["small", "acts through"] == "plan"
+    assert table.loc["negls", "acts through"] == "phase, criterion"
+    assert table.loc["re", "written"] == "re(low,high)" and "p 1" in table.loc["re", "constants"]
+    assert table.loc["tts", "constants"] == "warm 0.5", "the setup's value"
+
+
+def test_a_page_says_what_its_file_says() -> None:
+    text = defence_report.page("re(0.1,0.4)+negls(-0.05)")
+    assert text.startswith("### RE [.1, .4] + NegLS -.05")
+    assert "Source: Struppek" in text and "no lower bound" in text
+    assert "Args" not in text and "Raises" not in text
+
+
+def test_every_listed_defence_shows_that_it_acts(book: Workbook) -> None:
+    curves = defence_report.diagnostics(book)
+    assert defence_report.silent(book, curves) == [], "controls of the recipe need not"
+    scale = curves[curves["diagnostic"] == "tts.skip_scale"]
+    assert (
+        scale["value"].iloc[0] == 1 and scale["value"].iloc[-1] == 0 and scale["step"].is_monotonic_increasing
+    )
+    hushed = curves[curves["defence"] != "tts"]
+    assert defence_report.silent(book, hushed) == ["tts"]
+    ends = defence_report.activity(curves)
+    assert ends.loc[("NegLS -.05", "alpha"), "at the end"] == pytest.approx(-0.05)
+    figure = defence_report.diagnostic_figure(curves)
+    assert [ax.get_ylabel() for ax in figure.axes][:2] == ["RE [.1, .4]: re erased area", "NegLS -.05: alpha"]
+
+
+def test_costs_are_ratios_of_one_run(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = defence_report.costs(book)
+    assert list(found["defence"]) == ["none", *PAGES]
+    first = found.iloc[0]
+    assert (first["time"], first["low"], first["high"], first["saved"]) == (1, 1, 1, 1)
+    assert (found["low"] <= found["time"]).all() and (found["time"] <= found["high"]).all()
+    saved = found.set_index("defence")["saved"]
+    assert saved["small(0.5)"] < 0.97 and saved["re(0.1,0.4)"] == pytest.approx(1)
+    dear = found.assign(time=np.array([1.0, 1.0, 1.0, 5.0, 1.0]), high=6.0)
+    assert "dearest is TTS, 5.0 times" in defence_report.cost_sentence(dear)
+    assert "3 of 4 defences" in defence_report.cost_sentence(dear)
+    assert torch.is_grad_enabled()
