@@ -73,9 +73,10 @@ def test_a_restart_reaches_a_target_that_draws_noise(target: ToyTarget) -> None:
         def restart(self) -> None:
             self.drawn = 0
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def both(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             self.drawn += 1
-            return target(x) + self.drawn
+            features, logits = target.both(x)
+            return features, logits + self.drawn
 
     seen = ErasedViews(Noisy(), LAW, masks=2, seed=0)
     first = seen(images())

@@ -125,7 +125,9 @@ def confidence(target: nn.Module, prior: Any, latents: Tensor, labels: Tensor) -
 
 
 STILL = Augmentation(rotation=0, translation=0, scale=0, flip=0, brightness=0, contrast=0, saturation=0)
-SMALL = Recipe(steps=4, batch=12, augmentation=STILL, learning_rate=5e-3)  # of 36 photos: three steps an epoch
+SMALL = Recipe(
+    steps=4, batch=12, augmentation=STILL, learning_rate=5e-3
+)  # of 36 photos: three steps an epoch
 NETWORKS = {
     "residual": {"kind": "residual", "widths": [4, 4, 8, 8]},
     "ir": {"kind": "ir", "widths": [4, 4, 8, 8], "units": [1, 1, 1, 2], "feature_size": 8, "dropout": 0.0},

@@ -26,7 +26,8 @@ from lib.setups import Setup
 from lib.training import Defence, train_classifier
 
 ROUNDS = 3  # of the measurement of costs, all defences in each
-STEPS = 6  # timed in each
+STEPS = 4  # of an epoch
+EPOCHS = 3  # the first one warms up, the others are timed
 MEMBERS = tuple(name for name in vars(Defence) if not name.startswith("_") and name != "name")
 SILENT = ("tensors", "diagnostics")  # members that change nothing
 
@@ -141,10 +142,8 @@ def costs(book: Workbook) -> pd.DataFrame:
     setup = book.setup
     photos = _photos(setup)
     names = list(dict.fromkeys(["none", *book.study.pages]))
-    for name in names:
-        _step(setup, name, photos)  # the first one warms up, and says what cannot work
-    seconds = np.array([[_step(setup, name, photos)[0] for name in names] for _ in range(ROUNDS)])
     saved = np.array([_step(setup, name, photos, count=True)[1] for name in names])
+    seconds = np.array([[_step(setup, name, photos)[0] for name in names] for _ in range(ROUNDS)])
     ratios = seconds / seconds[:, :1]
     return pd.DataFrame(
         {
@@ -174,25 +173,28 @@ def _step(setup: Setup, defence: str, photos: Images, *, count: bool = False) ->
         saved += tensor.numel() * tensor.element_size()
         return tensor
 
-    def run(steps: int) -> float:
-        began = time.perf_counter()
+    moments: list[tuple[int, float]] = []  # at the end of each epoch
+
+    def train() -> None:
         train_classifier(
             lambda planned: build_classifier(
                 setup.target.network, len(photos.names), setup.image_size, width=planned.width
             ),
             photos,
-            recipe=replace(recipe_of(setup.target, setup.name), steps=steps),
+            recipe=replace(recipe_of(setup.target, setup.name), steps=EPOCHS * STEPS),
             defences=registry.build(defence, setup.defences),
             seed=0,
             device=device(),
+            callback=lambda row: moments.append((row["step"], time.perf_counter())),
         )
-        return time.perf_counter() - began
 
-    if not count:
-        return (run(STEPS + 1) - run(1)) / STEPS, float("nan")
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run(STEPS)
-    return float("nan"), saved / STEPS
+    if count:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            train()
+        return float("nan"), saved / moments[-1][0]
+    train()
+    (first, began), (last, ended) = moments[0], moments[-1]
+    return (ended - began) / (last - first), float("nan")
 
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:
