@@ -109,7 +109,7 @@ def invert(
         return run_chunks(
             access,
             labels,
-            partial(_attack, access, budget=budget, seed=seed),
+            partial(attack_chunk, access, budget=budget, seed=seed),
             name=NAME,
             budget=budget,
             seed=seed,
@@ -119,7 +119,7 @@ def invert(
         )
 
 
-def _attack(
+def attack_chunk(
     access: Access, labels: Tensor, prepared: dict[str, Tensor], *, budget: PpaBudget, seed: int
 ) -> dict[str, Tensor]:
     """One chunk: k labels on the device, their starts (k, n, d)."""

@@ -1,0 +1,185 @@
+"""PPDG-MI (Peng et al., Pseudo-Private Data Guided Model Inversion Attacks, NeurIPS 2024), around PPA, white box.
+
+After a round of PPA the images the target likes best serve as photos of the person: a copy of the generator is tuned
+until its likely latents make images like them, and PPA is run again through the copy. Each identity has its own copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from lib.attacks import ppa
+from lib.attacks.access import Access
+from lib.attacks.chunks import run_chunks
+from lib.attacks.interface import Callback, Reconstructions, check_inputs, networks
+from lib.attacks.knowledge import NOTHING, Knowledge
+from lib.attacks.losses import poincare
+from lib.attacks.ppa import PpaBudget
+from lib.attacks.search import pool_starts, search
+from lib.attacks.selection import rank
+from lib.attacks.tuning import discrepancy, pointwise, project, synthesis_of, transport, tunable, tune
+from lib.errors import UserError
+from lib.runtime import frozen, generator, seed_for
+from lib.store import Checkpoint
+
+if TYPE_CHECKING:
+    from lib.models import Classifier
+    from lib.priors import Prior
+
+NAME = "ppdg"
+DISTANCES = {"pointwise": pointwise, "transport": transport, "discrepancy": discrepancy}
+PUBLISHED = {  # private, pivot_steps, tune_steps
+    "pointwise": (5, 300, 150),
+    "transport": (10, 150, 25),
+    "discrepancy": (10, 100, 150),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PpdgBudget(PpaBudget):
+    """Defaults: the published high-resolution attack.
+
+    Attributes:
+        rounds: of PPA; 1 is PPA alone. ``steps`` are of each round.
+        mode: by what the images of the pivots are compared with the pseudo-private ones: one by one
+            (``pointwise``), or as sets, by conditional ``transport`` or maximum mean ``discrepancy``.
+        private: pseudo-private images per identity, best first. pivot_steps, pivot_rate: of their projection.
+            tune_steps, tune_rate: of the generator's tuning. Left out, the published ones of the mode.
+    """
+
+    pool: int = 500
+    candidates: int = 100
+    steps: int = 70
+    keep: int = 100
+    milestones: tuple[float, ...] = ()
+    rounds: int = 2
+    mode: Literal["pointwise", "transport", "discrepancy"] = "pointwise"
+    private: int | None = None
+    pivot_steps: int | None = None
+    pivot_rate: float = 0.01
+    tune_steps: int | None = None
+    tune_rate: float = 3e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_choice("mode", *DISTANCES)
+        for name, published in zip(
+            ("private", "pivot_steps", "tune_steps"), PUBLISHED[self.mode], strict=True
+        ):
+            if getattr(self, name) is None:
+                most = self.candidates if name == "private" else published
+                object.__setattr__(self, name, min(published, most))
+        self.require_count("rounds", "private", "pivot_steps", "tune_steps")
+        self.require_positive("pivot_rate", "tune_rate")
+        if self.private > self.candidates:
+            raise UserError(
+                f"budget private: expected at most the {self.candidates} candidates, got {self.private}; lower it"
+            )
+
+    @property
+    def work(self) -> float:
+        tuning = self.private * (self.pivot_steps + self.tune_steps) * 1.5 + self.pool
+        return self.rounds * super().work + (self.rounds - 1) * tuning
+
+    def short(self) -> Self:
+        few: dict[str, Any] = {"pivot_steps": 1, "tune_steps": 1}
+        return replace(super().short(), **few)
+
+
+Budget = PpdgBudget
+
+
+def invert(
+    target: Classifier,
+    prior: Prior,
+    labels: Sequence[int] | Tensor,
+    *,
+    budget: PpdgBudget,
+    seed: int,
+    knowledge: Knowledge = NOTHING,
+    callback: Callback | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Reconstructions:
+    """Reconstruct every label; arguments and errors as in :func:`lib.attacks.ppa.invert`, and a prior whose
+    synthesis cannot be trained is refused. What is kept is of the last round, as published. The given prior does not
+    make the result's images of its latents, so the result carries them."""
+    labels = check_inputs(target, prior, labels)
+    with frozen(*networks(target, prior)):
+        access = Access(target, prior, fast=budget.fast)
+        synthesis_of(access)
+        return run_chunks(
+            access,
+            labels,
+            partial(_attack, access, budget=budget, seed=seed),
+            name=NAME,
+            budget=budget,
+            seed=seed,
+            prepare=pool_starts(access, budget, seed=seed, callback=callback),
+            callback=callback,
+            checkpoint=checkpoint,
+        )
+
+
+def _attack(
+    access: Access, labels: Tensor, prepared: dict[str, Tensor], *, budget: PpdgBudget, seed: int
+) -> dict[str, Tensor]:
+    """One chunk: k labels on the device, their starts (k, n, d). The first round is PPA for all of them at once; from
+    then on every identity has weights of its own, and is gone through alone."""
+    first = ppa.attack_chunk(access, labels, prepared, budget=budget, seed=seed)
+    parts = [
+        _guided(
+            access, label, {name: first[name][i : i + 1] for name in ("latents", "selected")}, budget, seed
+        )
+        for i, label in enumerate(labels.split(1))
+    ]
+    images = torch.cat([part["images"] for part in parts])
+    judged = rank(access, images.float() / 255, labels, budget=budget, loss=poincare, seed=seed)
+    history = [part["history"] for part in parts if "history" in part]
+    rounds = [first["history"], torch.stack(history).mean(0)] if history else [first["history"]]
+    return {
+        "latents": torch.cat([part["latents"] for part in parts]),
+        "initial": prepared["starts"],
+        "history": torch.cat(rounds),
+        "images": images,
+        **judged,
+    }
+
+
+def _guided(
+    access: Access, label: Tensor, found: dict[str, Tensor], budget: PpdgBudget, seed: int
+) -> dict[str, Tensor]:
+    """The further rounds of one identity, label (1,): its last latents (1, n, d), their images as uint8, and the
+    history of these rounds, if there are any."""
+    distance, histories, own = DISTANCES[budget.mode], [], access
+    for number in range(1, budget.rounds):
+        again = seed_for(seed, "ppdg", number)
+        with torch.no_grad():
+            best = found["latents"][0, found["selected"][0, : budget.private]]
+            private = own.images(best)
+        own = tunable(own)
+        noise = generator(again, "ppdg", "projection", label.item())
+        pivots = project(
+            own, private, distance, steps=budget.pivot_steps, learning_rate=budget.pivot_rate, noise=noise
+        )
+        tune(own, pivots, private, distance, steps=budget.tune_steps, learning_rate=budget.tune_rate)
+        starts = search(
+            own,
+            label.cpu(),
+            pool=budget.pool,
+            candidates=budget.candidates,
+            truncation=budget.truncation,
+            seed=again,
+            batch=budget.chunk * budget.candidates,
+        )
+        found = ppa.attack_chunk(own, label, {"starts": starts.to(access.device)}, budget=budget, seed=again)
+        histories.append(found["history"])
+    with torch.no_grad():
+        images = own.images(found["latents"].flatten(0, 1)).clamp(0, 1).mul(255).round().byte()
+    result = {"latents": found["latents"], "images": images[None]}
+    return result | ({"history": torch.cat(histories)} if histories else {})
