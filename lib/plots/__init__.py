@@ -4,7 +4,7 @@ Titles come from the caller, who states the finding. Colours, markers and order 
 """
 
 from lib.plots.attacks import attack_budgets, attack_costs, grouped_intervals
-from lib.plots.defences import ratios
+from lib.plots.defences import ratios, strengths
 from lib.plots.erasing import erasing_gallery, exposure_against_error, exposure_maps
 from lib.plots.faces import contact_sheet, mean_faces, people_sheet, sample_sheet, side_by_side
 from lib.plots.features import (
@@ -45,6 +45,7 @@ __all__ = [
     "separation_plot",
     "set_styles",
     "side_by_side",
+    "strengths",
     "styles",
     "theme",
     "tradeoff",

@@ -1,11 +1,20 @@
-"""What defences cost."""
+"""What defences cost, and what their strengths buy."""
 
 from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lib.plots.style import axes_or_new, interval_errors, label, styles
+from lib.plots.style import (
+    Style,
+    axes_or_new,
+    interval_errors,
+    label,
+    legend_right,
+    percent_axis,
+    set_styles,
+    styles,
+)
 from lib.plots.training import require
 
 
@@ -36,3 +45,60 @@ def ratios(frame: pd.DataFrame, *, x_label: str, title: str | None = None, ax: A
     ax.set(xlabel=x_label, title=title or "")
     ax.set_xlim(left=0)
     return ax
+
+
+def strengths(frame: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """Families of defences in the plane of privacy and utility, down and right is better: columns family (``none``:
+    the point that all lines begin at), strength, chosen (ringed), and natural and attack, each with ``_low`` and
+    ``_high``."""
+    sides = ("natural", "attack")
+    require(
+        frame, "family", "strength", "chosen", *(f"{s}{end}" for s in sides for end in ("", "_low", "_high"))
+    )
+    ax = axes_or_new(ax, width=8.5, height=4.8)
+    start = frame[frame["family"] == "none"]
+    looks = set_styles([name for name in dict.fromkeys(frame["family"]) if name != "none"])
+    for name, look in looks.items():
+        rows = frame[frame["family"] == name].sort_values("strength")
+        line = pd.concat([start, rows])
+        ax.plot(line["natural"], line["attack"], color=look.colour, linewidth=1.2, alpha=0.7, zorder=1)
+        _two_way(ax, rows, look)
+        ringed = rows[rows["chosen"]]
+        ax.scatter(
+            ringed["natural"],
+            ringed["attack"],
+            s=190,
+            facecolor="none",
+            edgecolor=look.colour,
+            linewidth=1.4,
+            zorder=4,
+        )
+    _two_way(ax, start, styles(["none"])["none"])
+    percent_axis(ax, "xy")
+    ax.set(
+        xlabel="natural accuracy (right is better)",
+        ylabel="attack accuracy (down is better)",
+        title=title or "",
+    )
+    legend_right(ax)
+    return ax
+
+
+def _two_way(ax: Axes, rows: pd.DataFrame, look: Style) -> None:
+    errors = {
+        axis: interval_errors(rows[side], rows[f"{side}_low"], rows[f"{side}_high"])
+        for axis, side in (("xerr", "natural"), ("yerr", "attack"))
+    }
+    ax.errorbar(
+        rows["natural"],
+        rows["attack"],
+        **errors,
+        linestyle="",
+        color=look.colour,
+        marker=look.marker,
+        markerfacecolor=look.face,
+        markersize=7,
+        elinewidth=1,
+        label=look.label,
+        zorder=3,
+    )

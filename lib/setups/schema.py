@@ -129,6 +129,8 @@ class Study:
         frontier_seeds: training seeds whose NoDef run gives NoDef's own frontier; empty: all.
         compared, adaptive, referee: attacks of notebooks 14 and 15, 16 and 17, each as "attack prior budget".
         pages: the defences that notebook 10 shows, each at one strength.
+        strengths: families of defences that are swept, each from weak to strong (``NoDef, weaker``: its own frontier).
+        swept: the attack of every point of the sweep, "attack prior budget".
         curves: the same attacks under smaller budgets, run on NoDef only, for their budget curves.
         compared_defences, compared_seeds: the models these are run on (priors trained against a target: the
             first two of them) and their attack seeds; empty: the study's first two, and its attack seeds.
@@ -147,6 +149,8 @@ class Study:
     referee: list[str] = field(default_factory=list)
     curves: list[str] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
+    strengths: dict[str, list[str]] = field(default_factory=dict)
+    swept: str = ""
     compared_defences: list[str] = field(default_factory=list)
     compared_seeds: list[int] = field(default_factory=list)
 
