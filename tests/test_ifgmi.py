@@ -6,48 +6,25 @@ import dataclasses
 
 import pytest
 import torch
-from torch import Tensor, nn
-from toys import ToyPrior, ToyTarget
+from torch import Tensor
+from toys import STYLE, LinearTarget, ToyPrior, ToyTarget
 
 from lib.attacks import Reconstructions, ifgmi
 from lib.attacks.access import Access
 from lib.attacks.ifgmi import IfgmiBudget, State, project_l1
 from lib.errors import UserError
-from lib.priors import StylePrior, StyleSpec
+from lib.priors import StylePrior
 from lib.priors.stylegan import build_networks
 from lib.runtime import generator
 
 SMALL = IfgmiBudget(
     pool=12, candidates=3, keep=2, steps=4, feature_steps=(3, 3), views=3, chunk=1, learning_rate=0.05
 )
-SPEC = StyleSpec(
-    image_size=32,
-    latent_dim=8,
-    mapping_layers=1,
-    generator_channels=(8, 8, 8, 4),
-    discriminator_channels=(4, 8, 8),
-)
 
 
 @pytest.fixture(scope="module")
 def prior() -> StylePrior:
-    return StylePrior(build_networks(SPEC, seed=0)[0])
-
-
-class Linear(nn.Module):
-    num_classes, image_size = 3, 32
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.head = nn.Linear(3 * 32 * 32, 3)
-
-    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        flat = images.flatten(1)
-        return flat, self.head(flat)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.both(images)[1]
+    return StylePrior(build_networks(STYLE, seed=0)[0])
 
 
 def simplex_projection(values: Tensor, radius: float) -> Tensor:
@@ -80,7 +57,7 @@ def test_a_point_in_the_ball_is_left_alone_bit_for_bit() -> None:
 
 
 def test_opening_the_generator_changes_nothing(prior: StylePrior) -> None:
-    access = Access(Linear(), prior, fast=False)
+    access = Access(LinearTarget(), prior, fast=False)
     latents = prior.sample(2, generator=generator(0, "latents"))
     blocks, at = prior.blocks(), State(latents)
     for stage in range(3):
@@ -91,7 +68,7 @@ def test_opening_the_generator_changes_nothing(prior: StylePrior) -> None:
 
 
 def run(prior: StylePrior, budget: IfgmiBudget = SMALL, labels: tuple[int, ...] = (2, 0)) -> Reconstructions:
-    return ifgmi.invert(Linear(), prior, list(labels), budget=budget, seed=0)
+    return ifgmi.invert(LinearTarget(), prior, list(labels), budget=budget, seed=0)
 
 
 def test_the_result_carries_its_images_and_they_beat_the_starts(prior: StylePrior) -> None:
@@ -100,8 +77,8 @@ def test_the_result_carries_its_images_and_they_beat_the_starts(prior: StylePrio
     assert len(found.history) == 4 + 3 + 3
     with torch.no_grad():
         wanted = found.labels.repeat_interleave(3)[:, None]
-        start = Linear()(prior.synthesise(found.initial.flatten(0, 1))).softmax(1).gather(1, wanted)
-        end = Linear()(found.render(torch.arange(6), prior.synthesise)).softmax(1).gather(1, wanted)
+        start = LinearTarget()(prior.synthesise(found.initial.flatten(0, 1))).softmax(1).gather(1, wanted)
+        end = LinearTarget()(found.render(torch.arange(6), prior.synthesise)).softmax(1).gather(1, wanted)
     assert end.mean() > start.mean() + 0.02
     again = Reconstructions.from_tensors(found.to_tensors(), found.meta())
     assert torch.equal(again.images, found.images) and again.images.dtype == torch.uint8

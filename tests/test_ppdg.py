@@ -6,9 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from test_ifgmi import SPEC, Linear
 from torch import Tensor
-from toys import KilledError, equal, smooth_images
+from toys import STYLE, KilledError, LinearTarget, equal, smooth_images
 
 from lib.attacks import ppa, ppdg, tuning
 from lib.attacks.access import Access
@@ -28,12 +27,12 @@ SMALL = PpdgBudget(
 
 @pytest.fixture(scope="module")
 def prior() -> StylePrior:
-    return StylePrior(*build_networks(SPEC, seed=0))
+    return StylePrior(*build_networks(STYLE, seed=0))
 
 
 @pytest.fixture
-def target() -> Linear:
-    return Linear()
+def target() -> LinearTarget:
+    return LinearTarget()
 
 
 def cloud(count: int, seed: int) -> Tensor:
@@ -81,7 +80,7 @@ def test_the_projection_rate_rises_and_falls() -> None:
 
 
 @pytest.mark.parametrize("mode", list(ppdg.DISTANCES))
-def test_tuning_makes_the_images_of_the_pivots(prior: StylePrior, target: Linear, mode: str) -> None:
+def test_tuning_makes_the_images_of_the_pivots(prior: StylePrior, target: LinearTarget, mode: str) -> None:
     distance, access = ppdg.DISTANCES[mode], Access(target, prior, fast=False)
     before = {name: tensor.clone() for name, tensor in prior.state().items()}
     wanted = torch.rand(4, 3, 32, 32, generator=generator(0, "wanted"))
@@ -104,7 +103,7 @@ def test_tuning_makes_the_images_of_the_pivots(prior: StylePrior, target: Linear
     assert own.counts is access.counts and access.counts["target_backward"] >= 25 * 4
 
 
-def test_the_projection_comes_nearer_than_the_mean(prior: StylePrior, target: Linear) -> None:
+def test_the_projection_comes_nearer_than_the_mean(prior: StylePrior, target: LinearTarget) -> None:
     access = Access(target, prior, fast=False)
     latents = prior.sample(3, generator=generator(1, "latents"))
     wanted = access.images(latents)
@@ -123,7 +122,7 @@ def test_the_projection_comes_nearer_than_the_mean(prior: StylePrior, target: Li
     assert not torch.allclose(pivots, latents), "from the mean, not from the latents that are known"
 
 
-def test_one_round_is_ppa(prior: StylePrior, target: Linear) -> None:
+def test_one_round_is_ppa(prior: StylePrior, target: LinearTarget) -> None:
     single = dataclasses.replace(SMALL, rounds=1)
     shared = {f.name: getattr(single, f.name) for f in dataclasses.fields(PpaBudget)}
     found = ppdg.invert(target, prior, [0, 2], budget=single, seed=0)
@@ -134,7 +133,7 @@ def test_one_round_is_ppa(prior: StylePrior, target: Linear) -> None:
     assert (found.images.float() / 255 - images).abs().max() <= 0.5 / 255 + 1e-6
 
 
-def test_every_identity_starts_from_the_given_generator(prior: StylePrior, target: Linear) -> None:
+def test_every_identity_starts_from_the_given_generator(prior: StylePrior, target: LinearTarget) -> None:
     before = {name: tensor.clone() for name, tensor in prior.state().items()}
     together = ppdg.invert(target, prior, [2, 0, 1], budget=SMALL, seed=0)
     alone = ppdg.invert(target, prior, [1], budget=SMALL, seed=0)
@@ -145,7 +144,7 @@ def test_every_identity_starts_from_the_given_generator(prior: StylePrior, targe
     assert len(together.history) == 2 * SMALL.steps and together.images.shape == (3, 3, 3, 32, 32)
 
 
-def test_the_tuned_generators_images_are_kept_and_judged(prior: StylePrior, target: Linear) -> None:
+def test_the_tuned_generators_images_are_kept_and_judged(prior: StylePrior, target: LinearTarget) -> None:
     found = ppdg.invert(target, prior, [0, 1], budget=SMALL, seed=0)
     of_the_given = prior.synthesise(found.latents.flatten(0, 1)).unflatten(0, (2, 3))
     assert (found.images.float() / 255 - of_the_given).abs().mean() > 2 / 255
@@ -156,7 +155,9 @@ def test_the_tuned_generators_images_are_kept_and_judged(prior: StylePrior, targ
     assert equal(found, again)
 
 
-def test_an_interrupted_attack_has_the_bits_of_the_whole(prior: StylePrior, target: Linear, tmp_path) -> None:
+def test_an_interrupted_attack_has_the_bits_of_the_whole(
+    prior: StylePrior, target: LinearTarget, tmp_path
+) -> None:
     budget = dataclasses.replace(SMALL, chunk=1)
     whole = ppdg.invert(target, prior, [0, 1], budget=budget, seed=0)
 
@@ -170,7 +171,7 @@ def test_an_interrupted_attack_has_the_bits_of_the_whole(prior: StylePrior, targ
     assert equal(ppdg.invert(target, prior, [0, 1], budget=budget, seed=0, checkpoint=checkpoint), whole)
 
 
-def test_all_passes_are_counted(prior: StylePrior, target: Linear) -> None:
+def test_all_passes_are_counted(prior: StylePrior, target: LinearTarget) -> None:
     one = ppdg.invert(target, prior, [0], budget=dataclasses.replace(SMALL, rounds=1), seed=0).cost
     two = ppdg.invert(target, prior, [0], budget=SMALL, seed=0).cost
     b = SMALL
@@ -181,7 +182,7 @@ def test_all_passes_are_counted(prior: StylePrior, target: Linear) -> None:
     assert two["target_backward"] - one["target_backward"] == backward
 
 
-def test_what_cannot_be_tuned_is_refused(target: Linear) -> None:
+def test_what_cannot_be_tuned_is_refused(target: LinearTarget) -> None:
     faces = Eigenfaces.fit(smooth_images(20, 32), components=4)
     with pytest.raises(UserError, match="synthesis can be trained, got eigenfaces"):
         ppdg.invert(target, faces, [0], budget=SMALL, seed=0)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lib.attacks import Reconstructions
 from lib.data import Images
 from lib.models import build_classifier
+from lib.priors import StyleSpec
 from lib.runtime import generator
 from lib.training import Augmentation, Defence, Recipe, TrainingResult, train_classifier
 
@@ -86,6 +87,33 @@ class SizedTarget(nn.Module):
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(images)
         return features, self.head(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.both(images)[1]
+
+
+STYLE = StyleSpec(
+    image_size=32,
+    latent_dim=8,
+    mapping_layers=1,
+    generator_channels=(8, 8, 8, 4),
+    discriminator_channels=(4, 8, 8),
+)
+
+
+class LinearTarget(nn.Module):
+    """Three classes of 32 px images, told apart by their pixels."""
+
+    num_classes, image_size = 3, 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(3 * 32 * 32, 3)
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        flat = images.flatten(1)
+        return flat, self.head(flat)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.both(images)[1]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lib.defences._checks import number
 from lib.defences._erasing import Erasing, law_from
 from lib.erasing import View
+from lib.errors import UserError
 
 
 class RandomErasing(Erasing):
@@ -22,9 +25,11 @@ class RandomErasing(Erasing):
         p: probability that an image is erased.
         ratio: r >= 1; height / width is log-uniform in [1/r, r]; with ``shape=rectangle``.
         value, location, shape, count, mean: see :class:`lib.erasing.ErasingLaw`.
+        curriculum: share of the epochs, in [0, 1], over which the upper bound grows evenly from ``low``, in the
+            first epoch, to ``high``. 0, as published: ``high`` from the first step.
 
     Raises:
-        UserError: for values out of range.
+        UserError: for values out of range; a curriculum between equal bounds.
     """
 
     def __init__(
@@ -39,7 +44,9 @@ class RandomErasing(Erasing):
         shape: str,
         count: int,
         mean: Any,
+        curriculum: float,
     ) -> None:
+        self.curriculum = number("re curriculum", curriculum, 0, 1, usage="curriculum=0.5")
         super().__init__(
             law_from(
                 low,
@@ -54,6 +61,24 @@ class RandomErasing(Erasing):
             )
         )
 
+        self.high = self.law.scale[1]
+        if self.curriculum and low == high:
+            raise UserError(
+                f"defence re curriculum: expected 0 or low < high, got low = high = {low:g}; nothing can grow "
+                "between equal bounds"
+            )
+
+    def phase(self, epoch: int, epochs: int) -> None:
+        """The upper bound of this epoch."""
+        if self.curriculum:
+            low, grown = self.law.scale[0], min(1.0, epoch / (self.curriculum * epochs))
+            self.law = dataclasses.replace(self.law, scale=(low, low + grown * (self.high - low)))
+
     def input(self, images: Tensor, index: Tensor, generator: torch.Generator) -> View:
         """The erasing of this step, for images (B, 3, S, S) in [0, 1]."""
         return self.draw(images, index, generator)
+
+    def diagnostics(self) -> dict[str, float]:
+        """``re_erased_area`` and, with a curriculum, ``re_a_h``: the upper bound of the last epoch."""
+        grown = {"re_a_h": self.law.scale[1]} if self.curriculum else {}
+        return {**super().diagnostics(), **grown}
