@@ -29,7 +29,7 @@ from lib.run import (
     targets,
 )
 from lib.run.workbook import Workbook, open_workbook
-from lib.setups import Study, load_setup
+from lib.setups import Study, load_setup, setup_names
 
 ATTACKS = {
     "lomma_gmi": {"headline": {"candidates": 2, "keep": 1, "steps": 2, "views": 1}},
@@ -255,13 +255,14 @@ def test_constants_are_settled_by_the_throw_away_target(
 
 
 def test_every_grid_and_listed_attack_of_the_shipped_setups_is_valid() -> None:
-    for name in ("digits", "lfw64"):
+    for name in setup_names():
         shown = open_workbook(name)
         for attack in shown.setup.grids:
             prior, budget, trials = settle.trials(shown.setup, attack)
             own = shown.setup.attacks[attack].get(prior, {}) | shown.setup.budget(attack, budget)
             assert len(trials) > 1 and all(attacks.get(attack).budget(**{**own, **trial}) for trial in trials)
-        listed = [*shown.study.compared, *shown.study.adaptive, *shown.study.referee]
+        study = shown.study
+        listed = [*study.compared, *study.adaptive, *study.referee, *study.curves, study.swept]
         for attack in shown.listed_attacks(listed):
             method = attacks.get(attack.attack)
             method.budget(**attack.values)

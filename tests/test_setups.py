@@ -11,6 +11,7 @@ from lib.defences import build, canonical
 from lib.errors import UserError
 from lib.results.schema import PUBLISHED
 from lib.run import settle
+from lib.run.notebooks import study_notebooks
 from lib.run.targets import recipe_of
 from lib.setups import load_setup, load_study, name_of, setup_names
 from lib.setups.schema import FOLDER
@@ -124,3 +125,25 @@ def test_an_attack_has_the_constants_that_its_throw_away_target_chose(path: Path
     trials = settle.tried(load_setup(name))
     rows = trials[trials["attack"] == attack]
     assert len(rows) >= 2 and rows["chosen"].tolist() == [True] + [False] * (len(rows) - 1)
+
+
+@pytest.mark.parametrize("name", setup_names())
+def test_every_shipped_study_has_something_for_every_notebook(name):
+    assert {n[:2] for n in study_notebooks(name)} == {f"{n:02d}" for n in (*range(1, 12), *range(14, 18))}
+
+
+def test_notebooks_without_a_list_are_left_out(monkeypatch):
+    bare = replace(load_study("digits"), adaptive=[], strengths={})
+    monkeypatch.setattr("lib.run.notebooks.load_study", lambda _: bare)
+    left = {name[:2] for name in study_notebooks("digits")}
+    assert not left & {"11", "16"} and {"09", "10", "17"} <= left
+
+
+@pytest.mark.parametrize("name", setup_names())
+def test_every_listed_defence_can_be_built_and_is_spelled_as_in_tables(name):
+    setup, study = load_setup(name), load_study(name)
+    swept = [text for defences in study.strengths.values() for text in defences]
+    for text in [*study.defences, *study.pages, *swept]:
+        build(text, setup.defences)
+        assert canonical(text, setup.defences) == text
+    assert len(swept) == len(set(swept))

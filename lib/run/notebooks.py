@@ -25,10 +25,19 @@ from lib.errors import NotebookError, UserError
 from lib.results import FORMATS, PUBLISHED, run_dir
 from lib.run.live import ENGINE, LiveLine
 from lib.runtime import ROOT
-from lib.setups import load_setup, name_of
+from lib.setups import load_setup, load_study, name_of
 
 NOTEBOOKS = ROOT / "notebooks"
 GIVEN = ("01", "02", "03", "04", "05", "06")  # what can be run on a given network
+LISTS = {
+    "10": "pages",
+    "11": "strengths",
+    "14": "compared",
+    "15": "compared",
+    "16": "adaptive",
+    "17": "referee",
+}
+"""Notebooks that run on a list of the study of this name."""
 SMOKE_PARAMETERS: dict[str, Any] = {}
 """The smoke copies are made with the notebooks' own defaults (setup digits; 00 on the zoo)."""
 
@@ -214,9 +223,16 @@ def run_notebooks(
     return made
 
 
-def study_notebooks() -> list[str]:
-    """The notebooks of a study, in order: all but 00, which shows the shipped networks."""
-    return [p.stem for p in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")) if not p.stem.startswith("00")]
+def study_notebooks(setup: str) -> list[str]:
+    """The notebooks of a setup's study, in order: all but 00, which shows the shipped networks, and those that the
+    study lists nothing for. On a given network, which is not compared with defences, only 01 to 06; without private
+    photos only 06, which says what can be said then."""
+    names = [path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")) if path.stem[:2] != "00"]
+    world = load_setup(setup)
+    if not world.has_photos or world.is_external:
+        return [name for name in names if name[:2] in (GIVEN if world.has_photos else GIVEN[-1:])]
+    study = load_study(world.name)
+    return [name for name in names if name[:2] not in LISTS or getattr(study, LISTS[name[:2]])]
 
 
 def run_setup(
@@ -227,16 +243,8 @@ def run_setup(
     resume: bool = False,
     show: bool = True,
 ) -> list[tuple[Path, float]]:
-    """All notebooks but 00 (or those of ``names``) on one setup, into the ignored ``results/runs/<its name>/``.
-
-    A given network is not compared with defences, so only 01 to 06 are run; without private photos there is
-    only 06, which says what can be said then.
-    """
-    if not names:
-        world = load_setup(setup)
-        names = study_notebooks()
-        if not world.has_photos or world.is_external:
-            names = [name for name in names if name[:2] in (GIVEN if world.has_photos else GIVEN[-1:])]
+    """:func:`study_notebooks` (or those of ``names``) on one setup, into the ignored ``results/runs/<its name>/``."""
+    names = names or study_notebooks(setup)
     folder = run_dir(name_of(setup))
     return run_notebooks(
         names, {"setup": setup, **(parameters or {})}, folder, results=folder, resume=resume, show=show
@@ -256,12 +264,12 @@ def run_smoke(*, show: bool = True) -> list[tuple[Path, float]]:
 def publish(setup: str, *, partial: bool = False) -> list[Path]:
     """Copy a finished run into the committed results: notebooks to ``results/<setup>/``, the rest by kind.
 
-    Nothing is copied unless all notebooks but 00 ended well, or, with ``partial``, some of them. Returns
+    Nothing is copied unless all notebooks of the study ended well, or, with ``partial``, some of them. Returns
     the files written.
     """
     name = name_of(setup)
     source = run_dir(name)
-    expected = [f"{name}.ipynb" for name in study_notebooks()]
+    expected = [f"{stem}.ipynb" for stem in study_notebooks(setup)]
     absent = [name for name in expected if not (source / name).is_file()]
     if partial and len(absent) < len(expected):
         expected, absent = [name for name in expected if name not in absent], []
