@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from toys import STYLE, KilledError, LinearTarget, equal, smooth_images
 
+from lib import attacks
 from lib.attacks import ppa, ppdg, tuning
 from lib.attacks.access import Access
+from lib.attacks.knowledge import Knowledge
 from lib.attacks.ppa import PpaBudget
 from lib.attacks.ppdg import PpdgBudget
+from lib.erasing import ErasingLaw
 from lib.errors import UserError
 from lib.priors import Eigenfaces, StylePrior
 from lib.priors.stylegan import build_networks
@@ -129,6 +132,9 @@ def test_one_round_is_ppa(prior: StylePrior, target: LinearTarget) -> None:
     plain = ppa.invert(target, prior, [0, 2], budget=PpaBudget(**shared), seed=0)
     assert torch.equal(found.latents, plain.latents) and torch.equal(found.initial, plain.initial)
     assert found.history == plain.history and found.attack == "ppdg"
+    assert torch.equal(found.selected, plain.selected)
+    passes = ("target_forward", "target_backward", "synthesis")
+    assert [found.cost[name] for name in passes] == [plain.cost[name] for name in passes]
     images = prior.synthesise(plain.latents.flatten(0, 1)).unflatten(0, (2, 3))
     assert (found.images.float() / 255 - images).abs().max() <= 0.5 / 255 + 1e-6
 
@@ -197,3 +203,33 @@ def test_a_mode_brings_its_published_constants() -> None:
     assert (other.private, other.pivot_steps, other.tune_steps) == (10, 150, 25)
     assert PpdgBudget(candidates=4, keep=4).private == 4 and SMALL.short().tune_steps == 1
     assert SMALL.work > 2 * dataclasses.replace(SMALL, rounds=1).work
+
+
+def test_an_adapted_targets_draws_do_not_depend_on_the_company(
+    prior: StylePrior, target: LinearTarget
+) -> None:
+    method = attacks.get("ppdg+eot2")
+    budget = dataclasses.replace(SMALL, chunk=3)
+    alone, together = (
+        method.invert(target, prior, labels, budget=budget, seed=0, knowledge=Knowledge(law=ErasingLaw()))
+        for labels in ([2], [0, 1, 2])
+    )
+    torch.testing.assert_close(alone.latents[0], together.latents[2], atol=2e-3, rtol=0)
+    torch.testing.assert_close(alone.confidence[0], together.confidence[2], atol=2e-3, rtol=0)
+
+
+def test_the_pseudo_private_may_be_more_than_are_kept(
+    prior: StylePrior, target: LinearTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watched(access: Access, images: Tensor, *rest: object, **options: object) -> Tensor:
+        seen.append(images)
+        return tuning.project(access, images, *rest, **options)
+
+    monkeypatch.setattr(ppdg, "project", watched)
+    few = dataclasses.replace(SMALL, keep=1, private=2)
+    ppdg.invert(target, prior, [0], budget=few, seed=0)
+    single = ppdg.invert(target, prior, [0], budget=dataclasses.replace(few, rounds=1), seed=0)
+    best = single.confidence[0].argsort(descending=True)[:2]
+    assert len(seen) == 1 and torch.equal(seen[0], single.images[0, best].float() / 255)

@@ -109,7 +109,7 @@ def invert(
         return run_chunks(
             access,
             labels,
-            partial(attack_chunk, access, budget=budget, seed=seed),
+            partial(_attack, access, budget=budget, seed=seed),
             name=NAME,
             budget=budget,
             seed=seed,
@@ -119,11 +119,20 @@ def invert(
         )
 
 
-def attack_chunk(
+def _attack(
     access: Access, labels: Tensor, prepared: dict[str, Tensor], *, budget: PpaBudget, seed: int
 ) -> dict[str, Tensor]:
     """One chunk: k labels on the device, their starts (k, n, d)."""
     starts = prepared["starts"]
+    latents, history = optimise(access, labels, starts, budget=budget, seed=seed)
+    judged = select(access, latents, labels, budget=budget, loss=poincare, seed=seed)
+    return {"latents": latents, "initial": starts, "history": history, **judged}
+
+
+def optimise(
+    access: Access, labels: Tensor, starts: Tensor, *, budget: PpaBudget, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Labels (k,) and starts (k, n, d) on the device to latents (k, n, d) and the history (steps, 2)."""
     flat = labels.repeat_interleave(budget.candidates)
     crops = step_crops(labels.tolist(), budget=budget, seed=seed, size=access.target.image_size)
     crops = crops.to(access.device)
@@ -147,9 +156,7 @@ def attack_chunk(
             gamma=budget.decay,
         ),
     )
-    latents = storable(latents).view_as(starts)
-    judged = select(access, latents, labels, budget=budget, loss=poincare, seed=seed)
-    return {"latents": latents, "initial": starts, "history": history, **judged}
+    return storable(latents).view_as(starts), history
 
 
 def step_crops(labels: list[int], *, budget: PpaBudget, seed: int, size: int) -> Tensor:

@@ -22,7 +22,7 @@ from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import poincare
 from lib.attacks.ppa import PpaBudget
 from lib.attacks.search import pool_starts, search
-from lib.attacks.selection import rank
+from lib.attacks.selection import keep_best, rank
 from lib.attacks.tuning import discrepancy, pointwise, project, synthesis_of, transport, tunable, tune
 from lib.errors import UserError
 from lib.runtime import frozen, generator, seed_for
@@ -43,7 +43,8 @@ PUBLISHED = {  # private, pivot_steps, tune_steps
 
 @dataclass(frozen=True, kw_only=True)
 class PpdgBudget(PpaBudget):
-    """Defaults: the published high-resolution attack.
+    """Defaults: the published high-resolution attack, but for the views of the selection, which are PPA's (the
+    published run only mirrors).
 
     Attributes:
         rounds: of PPA; 1 is PPA alone. ``steps`` are of each round.
@@ -131,37 +132,31 @@ def _attack(
 ) -> dict[str, Tensor]:
     """One chunk: k labels on the device, their starts (k, n, d). The first round is PPA for all of them at once; from
     then on every identity has weights of its own, and is gone through alone."""
-    first = ppa.attack_chunk(access, labels, prepared, budget=budget, seed=seed)
-    parts = [
-        _guided(
-            access, label, {name: first[name][i : i + 1] for name in ("latents", "selected")}, budget, seed
-        )
-        for i, label in enumerate(labels.split(1))
-    ]
-    images = torch.cat([part["images"] for part in parts])
-    judged = rank(access, images.float() / 255, labels, budget=budget, loss=poincare, seed=seed)
-    history = [part["history"] for part in parts if "history" in part]
-    rounds = [first["history"], torch.stack(history).mean(0)] if history else [first["history"]]
-    return {
-        "latents": torch.cat([part["latents"] for part in parts]),
-        "initial": prepared["starts"],
-        "history": torch.cat(rounds),
-        "images": images,
-        **judged,
-    }
+    starts = prepared["starts"]
+    found = _round(access, labels, starts, budget=budget, seed=seed, draws=seed)
+    if budget.rounds > 1:
+        history = found.pop("history")
+        parts = [
+            _guided(access, label, {k: v[i : i + 1] for k, v in found.items()}, budget=budget, seed=seed)
+            for i, label in enumerate(labels.split(1))
+        ]
+        further = torch.stack([part.pop("history") for part in parts]).mean(0)
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        found["history"] = torch.cat([history, further])
+    return {"initial": starts, **found}
 
 
 def _guided(
-    access: Access, label: Tensor, found: dict[str, Tensor], budget: PpdgBudget, seed: int
+    access: Access, label: Tensor, found: dict[str, Tensor], *, budget: PpdgBudget, seed: int
 ) -> dict[str, Tensor]:
-    """The further rounds of one identity, label (1,): its last latents (1, n, d), their images as uint8, and the
-    history of these rounds, if there are any."""
+    """The further rounds of one identity, label (1,), after the first one: what the last one :func:`_round`
+    found, and the history of them all."""
     distance, histories, own = DISTANCES[budget.mode], [], access
+    access.restart()  # an adapted target's draws do not depend on whom the chunk holds besides
     for number in range(1, budget.rounds):
         again = seed_for(seed, "ppdg", number)
-        with torch.no_grad():
-            best = found["latents"][0, found["selected"][0, : budget.private]]
-            private = own.images(best)
+        best = keep_best(found["confidence"], budget.private)[0]
+        private = found["images"][0, best].float() / 255
         own = tunable(own)
         noise = generator(again, "ppdg", "projection", label.item())
         pivots = project(
@@ -177,9 +172,22 @@ def _guided(
             seed=again,
             batch=budget.chunk * budget.candidates,
         )
-        found = ppa.attack_chunk(own, label, {"starts": starts.to(access.device)}, budget=budget, seed=again)
+        found = _round(own, label, starts.to(access.device), budget=budget, seed=seed, draws=again)
         histories.append(found["history"])
+    return {**found, "history": torch.cat(histories)}
+
+
+def _round(
+    access: Access, labels: Tensor, starts: Tensor, *, budget: PpdgBudget, seed: int, draws: int
+) -> dict[str, Tensor]:
+    """PPA from starts (k, n, d) for labels (k,), its images rounded before they are judged.
+
+    Args:
+        seed: of the views under which images are judged. draws: of the crops.
+    """
+    latents, history = ppa.optimise(access, labels, starts, budget=budget, seed=draws)
     with torch.no_grad():
-        images = own.images(found["latents"].flatten(0, 1)).clamp(0, 1).mul(255).round().byte()
-    result = {"latents": found["latents"], "images": images[None]}
-    return result | ({"history": torch.cat(histories)} if histories else {})
+        images = access.images(latents.flatten(0, 1)).clamp(0, 1).mul(255).round().byte()
+    images = images.unflatten(0, starts.shape[:2])
+    judged = rank(access, images.float() / 255, labels, budget=budget, loss=poincare, seed=seed)
+    return {"latents": latents, "history": history, "images": images, **judged}
