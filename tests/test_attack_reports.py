@@ -89,6 +89,7 @@ def test_a_prior_against_a_target_is_made_for_two_models_only(book: Workbook) ->
     wider = Workbook(book.setup, study, book.defences, (0,), (0,))
     models = {line.split()[0]: [a.defence for a in wider.listed_attacks([line])] for line in study.compared}
     assert len(models["ppa"]) == 3 and models["kedmi"] == ["none", "re(0.1,0.4)"]
+    assert models["lomma_gmi"] == models["kedmi"], "its students are trained against the target, too"
 
 
 def test_priors_differ_by_what_they_are_made_from(book: Workbook) -> None:

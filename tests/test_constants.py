@@ -16,16 +16,21 @@ from lib.training.distil import Student
 TRAINING = "target_stage and judge_stage in lib/run/targets.py"
 ATTACKS = "reconstruction_stage in lib/run/inversion.py"
 DEFENCES = {
+    "advtrain": "096cf01853d50fca",
+    "atat": "90d68a329aea7a67",
     "bido_coco": "ce1a6dcc45185d18",
     "bido_hsic": "ce1a6dcc45185d18",
     "crop": "4eae4c6938feebb5",
     "cutout": "34726a875501f371",
+    "dpsgd": "416060f401e0ba81",
     "fe": "dd21a4b81a37420f",
+    "groupnorm": "2d4e228896a4484c",
     "ls": "5af22fa3e00f1d00",
     "mid": "810090915d3af1fc",
     "negls": "3d3da7563f4299dc",
-    "re": "b7e66f4acf4dab2d",
+    "re": "7dd9b2e43330972c",
     "tldmi": "e0ebbe946bc69057",
+    "trapmid": "428d87ebc0da733a",
     "tts": "c1a9f60af5e00a1b",
 }
 BUDGETS = {

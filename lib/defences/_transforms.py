@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lib.defences._checks import number
 from lib.defences._mean import Mean
+from lib.errors import UserError
 from lib.training.interface import Defence, View, probabilities
 
 
@@ -40,6 +41,17 @@ class Mixing(Defence):
         self._moved = Mean()
 
     def build(self, model: nn.Module) -> nn.Module:
+        """Leaves the network alone.
+
+        Raises:
+            UserError: it stands behind a defence that weighs the rows of its own batch, whose weights mixing would
+                undo.
+        """
+        other = getattr(model, "weighed_by", None)
+        if other:
+            raise UserError(
+                f"{self.name}: expected to stand before {other}, whose rows it would mix; write it first"
+            )
         self._classes = model.num_classes
         return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from lib.statistics import Interval
 
 FLOOR = 3
 """A classifier below this many times chance on its own photos was probably not read as it was trained."""
+AREA = "_erased_area"  # how the diagnostics of defences that erase end
 DRAWS = 4096
 NO_PHOTOS = (
     "**No accuracies**: this setup has no private photos (`data.private: {source: none}`), so it cannot be "
@@ -179,7 +181,8 @@ def diagnostics(book: Workbook) -> pd.DataFrame:
             if not hasattr(made, "law"):
                 continue
             seen = [book.attack(defence, seed).target().meta["diagnostics"] for seed in book.training_seeds]
-            areas = [found[key] for found in seen for key in found if key.startswith(f"{made.name}.")]
+            own = re.compile(re.escape(made.name) + r"\..*" + AREA)
+            areas = [found[key] for found in seen for key in found if own.fullmatch(key)]
             rows.append({"defence": defence, "measured": np.mean(areas), "by_law": _area(made.law, book)})
     frame = pd.DataFrame(rows, columns=["defence", "measured", "by_law"]).set_index("defence")
     return frame.assign(difference=frame["measured"] - frame["by_law"])

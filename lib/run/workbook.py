@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib import results, statistics
+from lib import attacks, results, statistics
 from lib.data import Images, World, load_world
 from lib.defences import build, canonical
 from lib.errors import UserError
@@ -131,8 +131,8 @@ class Workbook:
         self, lines: Sequence[str], models: Sequence[str] = (), *, everywhere: bool = False
     ) -> list[Attack]:
         """Attacks that the study lists as "attack prior budget", on its compared models (or those given): every
-        line on every model under every seed, model by model. With a prior that is trained against the target, on
-        two models. A number after the budget is how many people are attacked.
+        line on every model under every seed, model by model; on the first two models only where a prior or students
+        are trained against each target. A number after the budget is how many people are attacked.
 
         Args:
             everywhere: on the given models even if they are not among the run's.
@@ -156,7 +156,8 @@ class Workbook:
                 "budget": budget,
                 "people": int(people) if people else None,
             }
-            few = models[:2] if prior in self.setup.target_priors else models
+            trained = prior in self.setup.target_priors or "students" in attacks.get(method).needs
+            few = models[:2] if trained else models
             found += [self.attack(m, attack_seed=seed, **what) for m in few for seed in self.compared_seeds]
         return found
 

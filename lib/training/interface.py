@@ -8,7 +8,7 @@ then fixed, so inner loops and penalties see the very mask the network sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,19 @@ class Defence:
     def freeze(self, model: nn.Module) -> set[nn.Parameter]:
         """Parameters that are not trained."""
         return set()
+
+    def optimise(
+        self,
+        optimiser: torch.optim.Optimizer,
+        model: nn.Module,
+        *,
+        defences: Sequence[Defence],
+        photos: int,
+        recipe: Recipe,
+    ) -> torch.optim.Optimizer:
+        """Replace the optimiser, once, or wrap it: its state is still what a checkpoint keeps. ``defences``: the whole
+        composition; ``photos``: of the data; ``recipe``: as planned, with the batch that is used."""
+        return optimiser
 
     def taps(self, model: nn.Module) -> list[nn.Module]:
         """Modules whose outputs :meth:`penalty` wants to see."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -106,6 +107,9 @@ def train_classifier(
         fused=device.type != "mps",
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _one_cycle(step, recipe))
+    used = dataclasses.replace(recipe, batch=batch)
+    for defence in defences:
+        optimiser = defence.optimise(optimiser, model, defences=defences, photos=len(images), recipe=used)
     criterion = criterion_of(defences, recipe)
     tapped, seen, hooks = watch(model, defences)
 

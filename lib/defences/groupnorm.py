@@ -1,0 +1,26 @@
+"""NoDef control: group norms in place of batch norms, the network that DP-SGD trains, without its noise."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lib.defences._checks import whole
+from lib.defences._groups import with_groups
+from lib.training.interface import Defence
+
+
+class GroupNormNetwork(Defence):
+    """``groupnorm``: every photo is normalised by itself, in groups of channels.
+
+    Args:
+        groups: at most so many, 1 or more, of at least four channels each.
+
+    Raises:
+        UserError: for values out of range.
+    """
+
+    def __init__(self, *, groups: int) -> None:
+        self.groups = whole("groupnorm groups", groups, 1, usage="groups=32")
+
+    def build(self, model: nn.Module) -> nn.Module:
+        return with_groups(model, self.groups)

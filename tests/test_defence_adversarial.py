@@ -1,0 +1,169 @@
+"""Anti-adversarial and adversarial training: who is moved towards whom, at what weight, and to what end."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from toys import NETWORKS, SMALL, KilledError, bars, same, train_bars
+
+from lib.defences import build
+from lib.defences._pgd import perturbed
+from lib.defences.atat import others
+from lib.errors import UserError
+from lib.models import build_classifier
+from lib.store import Checkpoint
+
+BOTH = ["atat(0.1)", "advtrain(0.1)"]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def stepped(text, **options):
+    """One step behind a defence: it, the photos that came in, and what its ``batch`` made of them."""
+    (defence,) = build(text)
+    torch.manual_seed(0)
+    model = defence.build(build_classifier(NETWORKS["residual"], 3, 16)).train()
+    images = bars().float(torch.arange(0, 36, 3))
+    labels = options.pop("labels", bars().labels[::3])
+    view = options.pop("view", lambda x: x)
+    extras = defence.before(model, view, images, labels, seeded(options.pop("seed", 0)))
+    return defence, model, images, labels, defence.batch(images, labels, extras)
+
+
+def test_targets_are_other_people_each_equally_often():
+    labels = torch.arange(5).repeat_interleave(4000)
+    targets = others(labels, 5, seeded())
+    assert not (targets == labels).any()
+    table = torch.zeros(5, 5).index_put((labels, targets), torch.ones(()), accumulate=True) / 4000
+    expected = (1 - torch.eye(5)) / 4
+    torch.testing.assert_close(table, expected, atol=5 * math.sqrt(3 / 16 / 4000), rtol=0)
+    assert torch.equal(others(torch.tensor([0, 1, 1]), 2, seeded()), torch.tensor([1, 0, 0]))
+    mixed = torch.tensor([[0.5, 0.5, 0, 0], [0.25] * 4]).repeat_interleave(500, 0)
+    drawn = others(mixed, 4, seeded())
+    assert set(drawn[:500].tolist()) == {2, 3} and set(drawn[500:].tolist()) == {0, 1, 2, 3}
+
+
+def test_atat_appends_the_moved_photos_under_their_targets_at_their_weight():
+    defence, _, images, labels, (x, y, weights) = stepped("atat(0.01,weight=0.3)")
+    assert torch.equal(x[:12], images) and torch.equal(y[:12], labels) and len(x) == len(y) == 24
+    assert not torch.equal(x[12:], images) and (x[12:] - images).abs().max() <= 0.005
+    assert not (y[12:] == labels).any()
+    torch.testing.assert_close(weights, torch.tensor([1.0] * 12 + [0.3] * 12))
+    furthest = defence.diagnostics()["furthest"]
+    assert furthest == pytest.approx(0.01, rel=1e-4) and furthest <= 0.01, "on the scale of eps"
+
+
+def test_advtrain_moves_every_photo_and_keeps_its_label():
+    defence, _, images, labels, (x, y, weights) = stepped("advtrain(0.01)")
+    assert x.shape == images.shape and torch.equal(y, labels) and torch.equal(weights, torch.ones(12))
+    change = (x - images).abs().flatten(1).amax(1)
+    assert (change > 0.0049).all() and (change <= 0.005).all()
+    assert defence.diagnostics()["furthest"] <= 0.01
+
+
+def test_mixed_photos_are_moved_towards_people_who_are_not_in_them():
+    mixed = (
+        0.5 * F.one_hot(bars().labels[::3], 3).float() + 0.5 * F.one_hot(torch.zeros(12).long(), 3).float()
+    )
+    _, _, _, _, (x, y, _) = stepped("atat(0.01)", labels=mixed)
+    assert x.shape[0] == 24 and y.shape == (24, 3) and torch.equal(y[:12], mixed)
+    assert ((y[12:] > 0).sum(1) == 1).all() and not ((y[12:] > 0) & (mixed > 0)).any()
+    assert stepped("advtrain(0.01)", labels=mixed)[4][1] is mixed
+
+
+def test_the_loss_is_the_clean_one_plus_the_weighted_one():
+    recipe = dataclasses.replace(SMALL, steps=1, batch=36)
+    kept = []
+    (defence,) = build("atat(0.1,weight=0.5)")
+    made = defence.batch
+    defence.batch = lambda *given: kept.append(made(*given)) or kept[-1]
+    model = build_classifier(NETWORKS["residual"], 3, 16)
+    before = copy.deepcopy(model)
+    loss = train_bars([defence], recipe, model=model).history[0]["loss"]
+    ((x, y, _),) = kept
+    losses = F.cross_entropy(before.train()(x), y, reduction="none")
+    assert loss == pytest.approx((losses[:36].mean() + 0.5 * losses[36:].mean()).item(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "inner"), [("atat(0.01)", 5), ("advtrain(0.01)", 10), ("atat(0.01,steps=2)", 2)]
+)
+def test_inner_passes_are_collected_by_the_batch_norms_or_not(text, inner):
+    recipe = dataclasses.replace(SMALL, steps=2)
+    for bn_inner, passes in (("track", inner + 1), ("hold", 1)):
+        name = f"{text[:-1]},bn_inner={bn_inner})"
+        model = train_bars(build(name), recipe).model
+        assert model.body.stem[1].num_batches_tracked == 2 * passes
+    tracked, held = (stepped(f"{text[:-1]},bn_inner={word})")[4][0] for word in ("track", "hold"))
+    assert torch.equal(tracked, held), "the same photos either way"
+
+
+@pytest.mark.parametrize("text", BOTH)
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, text, average):
+    recipe, rows = dataclasses.replace(SMALL, steps=6, average=average), []
+    whole = train_bars(build(text), recipe)
+
+    def kill(row):
+        rows.append(row)
+        if len(rows) == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_bars(build(text), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0), callback=kill)
+    resumed = train_bars(build(text), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0))
+    assert same(whole.model.state_dict(), resumed.model.state_dict())
+    assert whole.diagnostics == resumed.diagnostics
+
+
+def test_the_furthest_change_is_of_the_run_and_survives_a_checkpoint():
+    (defence,), (second,) = build("advtrain(0.01)"), build("advtrain(0.01)")
+    defence._furthest = torch.tensor(0.009)
+    second.tensors()["furthest"].copy_(defence.tensors()["furthest"])
+    assert second.diagnostics()["furthest"] == pytest.approx(0.009)
+    assert math.isnan(second.diagnostics()["success"]), "before the first step"
+
+
+def test_one_learns_to_obey_and_the_other_to_resist():
+    recipe = dataclasses.replace(SMALL, steps=60, batch=36)
+    images, labels = bars().float(torch.arange(36)), bars().labels
+    obeyed, curves = {}, {}
+    for text in ("none", "atat(0.1,weight=1)", "advtrain(0.1)"):
+        result = train_bars(build(text), recipe)
+        targets = (labels + 1) % 3
+        moved = perturbed(result.model, images, targets, eps=0.05, step=0.01, steps=5, targeted=True)
+        obeyed[text] = (result.model(moved).argmax(1) == targets).float().mean().item()
+        curves[text] = [row.get(f"{text}.success") for row in result.history]
+        assert (result.model(images).argmax(1) == labels).float().mean() > 0.9
+    assert obeyed["atat(0.1,weight=1)"] > obeyed["none"] + 0.3, obeyed
+    assert curves["atat(0.1,weight=1)"][-1] > 0.6
+    resisting = curves["advtrain(0.1)"]
+    assert resisting[0] > 0.5 > 0.3 > resisting[-1], resisting
+
+
+def test_only_one_defence_can_lengthen_or_replace_the_batch():
+    with pytest.raises(
+        UserError, match=r"advtrain\(0.1\): expected a batch .*, got that of atat\(0.1\); drop one"
+    ):
+        train_bars(build("atat(0.1)+advtrain(0.1)"))
+
+
+def test_one_person_alone_has_no_targets():
+    model = build_classifier(NETWORKS["residual"], 1, 16)
+    with pytest.raises(UserError, match="expected at least 2 people, got 1; add some"):
+        build("atat(0.1)")[0].build(model)
+
+
+@pytest.mark.parametrize(
+    "text", ["atat", "atat(0)", "atat(-0.1)", "atat(3)", "atat(true)", "atat(0.1,weight=-1)", "atat(0.1,steps=0)"]
+    + ["atat(0.1,step=0)", "atat(0.1,bn_inner=eval)", "advtrain", "advtrain(0)", "advtrain(0.1,weight=1)"]
+    + ["advtrain(0.1,steps=1.5)"],
+)  # fmt: skip
+def test_values_out_of_range_are_one_clear_error(text):
+    with pytest.raises(UserError, match=r"^[^\n]*expected[^\n]*got[^\n]*;[^\n]*$"):
+        build(text)
