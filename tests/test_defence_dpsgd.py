@@ -72,6 +72,10 @@ def test_every_photo_is_normalised_by_itself(name):
 
 def test_the_control_trains_and_is_rebuilt():
     result = train_bars(build("groupnorm"), dataclasses.replace(SMALL, steps=60))
+    assert result.diagnostics == {
+        "groupnorm.replaced": sum(isinstance(m, nn.GroupNorm) for m in result.model.modules())
+    }
+    assert result.diagnostics["groupnorm.replaced"] > 0
     images, labels = bars().float(torch.arange(36)), bars().labels
     assert (result.model(images).argmax(1) == labels).float().mean() > 0.9
     meta = {"spec": result.model.spec, "num_classes": 3, "image_size": 16, "defence": "groupnorm"}

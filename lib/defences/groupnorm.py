@@ -21,6 +21,14 @@ class GroupNormNetwork(Defence):
 
     def __init__(self, *, groups: int) -> None:
         self.groups = whole("groupnorm groups", groups, 1, usage="groups=32")
+        self._replaced = 0
 
     def build(self, model: nn.Module) -> nn.Module:
-        return with_groups(model, self.groups)
+        before = sum(isinstance(module, nn.GroupNorm) for module in model.modules())
+        model = with_groups(model, self.groups)
+        self._replaced = sum(isinstance(module, nn.GroupNorm) for module in model.modules()) - before
+        return model
+
+    def diagnostics(self) -> dict[str, float]:
+        """``replaced``: normalisations that no longer look at the batch."""
+        return {"replaced": float(self._replaced)}

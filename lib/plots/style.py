@@ -150,6 +150,7 @@ WORDS = {  # as their authors write them; others in capitals
     "trapmid": "Trap-MID",
     "atat": "AT-AT",
     "dpsgd": "DP-SGD",
+    "groupnorm": "GroupNorm",
     "advtrain": "adversarial training",
     "cutout": "cutout",
     "mixup": "mixup",

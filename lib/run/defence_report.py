@@ -26,8 +26,8 @@ from lib.setups import Setup
 from lib.training import Defence, train_classifier
 
 ROUNDS = 3  # of the measurement of costs, all defences in each
-STEPS = 4  # of an epoch
-EPOCHS = 3  # the first one warms up, the others are timed
+STEPS = 3  # of an epoch
+EPOCHS = 2  # the first one warms up, the other is timed
 MEMBERS = tuple(name for name in vars(Defence) if not name.startswith("_") and name != "name")
 SILENT = ("tensors", "diagnostics")  # members that change nothing
 
