@@ -202,7 +202,10 @@ def side_by_side(
     ax.set_yticks(y, list(people))
     ax.xaxis.tick_top()
     centres = [x[a:b].mean() for a, b in zip(starts[:-1], starts[1:], strict=True)]
-    ax.set_xticks(centres, [heading, *reconstructed], fontweight="bold")
+    crowded = len(reconstructed) > 6  # headings would run into each other
+    ax.set_xticks(
+        centres, [heading, *reconstructed], fontweight="bold", fontsize="xx-small" if crowded else None
+    )
     if title:
         ax.set_title(title)
     if marks is not None:

@@ -180,7 +180,7 @@ def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, An
     reconstructed, marks = {}, {}
     for (attack, prior, _, _), seeds in groups([run for run in found if run.defence == defence]).items():
         best = inversion.reconstruct(seeds[0].attack).selected[people, :1]
-        name = f"{attack}\n{prior}".replace("_", "\n", 1)
+        name = f"{attack}\n{prior}".replace("_", "\n")
         reconstructed[name] = list(inversion.pictures(seeds[0].attack, people, best))
         marks[name] = seeds[0].hits["main"][people, :1].tolist()
     return {

@@ -266,9 +266,9 @@ def what_we_saw(book: Workbook, found: pd.DataFrame) -> str:
         return "No family has a strength within the tolerance."
     text = []
     for row in found.itertuples():
-        less = (
-            "leaks less than NoDef" if row.privacy.low > 0 else "is not established to leak less than NoDef"
-        )
+        less = "is not established to leak less or more than NoDef"
+        if row.privacy.excludes(0):
+            less = "leaks less than NoDef" if row.privacy.low > 0 else "leaks more than NoDef"
         line = f"{label(row.defence)} {less} ({points_text(row.privacy)})"
         if row.advantage is not None:
             verb = "beats" if row.advantage.low > 0 else "is not established to beat"
