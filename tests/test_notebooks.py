@@ -279,6 +279,9 @@ def test_without_a_terminal_each_finished_notebook_is_one_line(workshop, capfd):
 def test_publish_needs_a_complete_run_and_copies_by_kind(workshop, tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "PUBLISHED", tmp_path / "published")
     monkeypatch.setattr(notebooks, "run_dir", lambda setup: tmp_path / "runs" / setup)
+    monkeypatch.setattr(
+        notebooks, "study_notebooks", lambda _: [p.stem for p in sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))]
+    )
     with pytest.raises(UserError, match="missing 01_sum.ipynb, .*make run SETUP=tiny"):
         notebooks.publish("tiny")
     assert not (tmp_path / "published").exists()

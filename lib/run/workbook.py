@@ -382,7 +382,10 @@ def open_workbook(
     world = load_setup(setup)
     study = load_study(world.name)
     if world.is_external:
-        study = replace(study, defences=["none"], training_seeds=study.training_seeds[:1])
+        unlisted = {name: [] for name in ("compared", "adaptive", "referee", "curves", "pages")} | {
+            "strengths": {}
+        }
+        study = replace(study, defences=["none"], training_seeds=study.training_seeds[:1], **unlisted)
     chosen = tuple(canonical(text, world.defences) for text in (defences or study.defences))
     for text in chosen:
         build(text, world.defences)
