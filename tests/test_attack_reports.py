@@ -30,6 +30,7 @@ from lib.run import (
 )
 from lib.run.workbook import Workbook, open_workbook
 from lib.setups import Study, load_setup, setup_names
+from lib.statistics import Interval
 
 ATTACKS = {
     "lomma_gmi": {"headline": {"candidates": 2, "keep": 1, "steps": 2, "views": 1}},
@@ -178,6 +179,15 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     assert first.passes < last.passes and first.growth is None
     assert last.growth.value == pytest.approx(last.value - first.value)
     assert "ppa, eigenfaces: " in attack_report.growth_sentence(book, curves)
+    words = {
+        "still grows": Interval(0.2, 0.1, 0.3, 3),
+        "finds less": Interval(-0.2, -0.3, -0.1, 3),
+        "no growth established": Interval(0.1, -0.1, 0.3, 3),
+    }
+    for word, growth in words.items():
+        assert word in attack_report.growth_sentence(book, curves.assign(growth=[None, growth]))
+    early = attack_report.growth_sentence(book, curves.assign(passes=first.passes))
+    assert "stops by itself" in early and "grow" not in early
     sheet = attack_report.sheet(book, found, "none")
     assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())
     assert "Too small to conclude" in attack_report.what_we_saw(book, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from lib.plots.style import axes_or_new, interval_errors, legend_right, percent_axis, set_styles, styles
 from lib.plots.training import beside, interval_curves, require
@@ -82,6 +83,10 @@ def attack_costs(
             )
             beside(bars.get_children(), 1.5 * model_place, ax)
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.minorticks_off()
+    ax.margins(x=0.12)  # the last points are moved to the right
     percent_axis(ax)
     ax.set(ylim=(0, 1.02), xlabel=x_label, ylabel=y_label, title=title or "")
     legend_right(ax)

@@ -17,6 +17,7 @@ from lib.run.tables import points
 from lib.run.workbook import Workbook
 
 Group = tuple[str, str, str, str]  # attack, prior, budget, defence
+SAME = 1.05  # ratio of passes under which two budgets came to the same
 
 
 def runs(book: Workbook, *, white_box: bool) -> list[Attack]:
@@ -164,9 +165,13 @@ def growth_sentence(book: Workbook, curves: pd.DataFrame) -> str:
     """Which attacks still grow with their budget, by the last step of each curve."""
     text = []
     for name, rows in curves.groupby("attack", sort=False):
-        last = rows.iloc[-1]
-        state = "still grows" if last.growth.low > 0 else "no growth established"
-        times = last.passes / rows.iloc[-2].passes
+        last, times = rows.iloc[-1], rows["passes"].iloc[-1] / rows["passes"].iloc[-2]
+        if times < SAME:
+            text.append(f"{name}: stops by itself and spends no more of the larger budget")
+            continue
+        state = "no growth established"
+        if last.growth.excludes(0):
+            state = "still grows" if last.growth.low > 0 else "finds less"
         text.append(f"{name}: {state}, {points(last.growth)} for {times:.1f} times the passes")
     if not text:
         return "No attack was run under two budgets."
@@ -206,12 +211,19 @@ def sheet_caption(sheet: dict[str, Any], defence: str) -> str:
 
 
 def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
-    """The attack that finds most on every model, against which of them a defence helps, and which do not beat
-    their own prior samples."""
+    """The attack that finds most on every model by two judges, against which of them a defence helps, and which
+    do not beat their own prior samples."""
     text = []
     for model, rows in table.groupby("model", sort=False):
-        best = table.loc[max(rows.index, key=lambda i: rows["main"][i].value)]
-        text.append(f"{model}: highest is {best.attack} ({best.prior}), {best.main.percent()}.")
+        best, likest = (
+            table.loc[max(rows.index, key=lambda i, judge=judge: rows[judge][i].value)]
+            for judge in ("main", "verifier_match")
+        )
+        text.append(
+            f"{model}: the main evaluator takes most for the person from {best.attack} ({best.prior}), "
+            f"{best.main.percent()}; the verifier, which was trained on other people, from {likest.attack} "
+            f"({likest.prior}), {likest.verifier_match.percent()}."
+        )
         compared = rows[[found is not None for found in rows["protection"]]]
         if len(compared):
             text.append(f"{model} against NoDef, same attack and budget, by person: {_protection(compared)}.")

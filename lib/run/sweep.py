@@ -274,7 +274,8 @@ def what_we_saw(book: Workbook, found: pd.DataFrame) -> str:
             verb = "beats" if row.advantage.low > 0 else "is not established to beat"
             line += f" and {verb} NoDef's frontier ({points_text(row.advantage)})"
         text.append(line)
-    return "; ".join(text) + ("." if book.setup.conclusive else ". **Too small to conclude.**")
+    seeds = "One training seed: intervals are over people alone."
+    return f"{'; '.join(text)}. {seeds if book.setup.conclusive else '**Too small to conclude.**'}"
 
 
 def _percent(interval: Interval) -> str:
