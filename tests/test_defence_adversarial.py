@@ -7,14 +7,13 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from toys import NETWORKS, SMALL, KilledError, bars, same, train_bars
+from toys import NETWORKS, SMALL, assert_resumes, bars, train_bars
 
 from lib.defences import build
 from lib.defences._pgd import perturbed
 from lib.defences.atat import others
 from lib.errors import UserError
 from lib.models import build_classifier
-from lib.store import Checkpoint
 
 BOTH = ["atat(0.1)", "advtrain(0.1)"]
 
@@ -106,19 +105,8 @@ def test_inner_passes_are_collected_by_the_batch_norms_or_not(text, inner):
 @pytest.mark.parametrize("text", BOTH)
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, text, average):
-    recipe, rows = dataclasses.replace(SMALL, steps=6, average=average), []
-    whole = train_bars(build(text), recipe)
-
-    def kill(row):
-        rows.append(row)
-        if len(rows) == 2:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        train_bars(build(text), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0), callback=kill)
-    resumed = train_bars(build(text), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0))
-    assert same(whole.model.state_dict(), resumed.model.state_dict())
-    assert whole.diagnostics == resumed.diagnostics
+    recipe = dataclasses.replace(SMALL, steps=6, average=average)
+    assert_resumes(lambda: build(text), recipe, tmp_path)
 
 
 def test_the_furthest_change_is_of_the_run_and_survives_a_checkpoint():

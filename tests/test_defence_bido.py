@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from toys import NETWORKS, SMALL, KilledError, bars, same, train_bars
+from toys import NETWORKS, SMALL, assert_resumes, bars, train_bars
 
 from lib.defences import build
 from lib.defences._dependence import (
@@ -20,7 +20,6 @@ from lib.defences._dependence import (
 )
 from lib.errors import UserError
 from lib.models import build_classifier, stages_of
-from lib.store import Checkpoint
 from lib.training import Defence, Recipe
 
 BALANCED = "identities=3,photos=4"
@@ -255,20 +254,9 @@ def test_each_weight_moves_its_dependence_its_way(name, lx, ly):
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, name):
-    text, rows = f"{name}(0.05,0.5,{BALANCED})", []
+    text = f"{name}(0.05,0.5,{BALANCED})"
     recipe = dataclasses.replace(SMALL, steps=9)
-    whole = train_bars(build(text), recipe)
-
-    def kill(row):
-        rows.append(row)
-        if len(rows) == 2:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        train_bars(build(text), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0), callback=kill)
-    resumed = train_bars(build(text), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0))
-    assert same(whole.model.state_dict(), resumed.model.state_dict())
-    assert whole.diagnostics == resumed.diagnostics
+    assert_resumes(lambda: build(text), recipe, tmp_path)
 
 
 def test_a_trained_network_keeps_no_hook():

@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torchvision.transforms import v2
-from toys import SMALL, KilledError, same, train_bars
+from toys import SMALL, assert_resumes, train_bars
 
 from lib.defences import build
 from lib.defences._transforms import drawing_from
 from lib.defences.crop import resized_crop
 from lib.errors import UserError
 from lib.models import build_classifier
-from lib.store import Checkpoint
 from lib.training import Defence
 
 CONTROLS = ["cutout(0.5)", "mixup(1)", "cutmix(1)", "crop(0.5)", "noise(0.1)"]
@@ -210,19 +209,8 @@ def test_the_network_is_shown_other_photos_and_the_diagnostics_say_so(text):
 
 @pytest.mark.parametrize("text", CONTROLS)
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, text):
-    recipe, rows = dataclasses.replace(SMALL, steps=6), []
-    whole = train_bars(build(text), recipe)
-
-    def kill(row):
-        rows.append(row)
-        if len(rows) == 2:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        train_bars(build(text), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0), callback=kill)
-    resumed = train_bars(build(text), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0))
-    assert same(whole.model.state_dict(), resumed.model.state_dict())
-    assert whole.diagnostics == resumed.diagnostics
+    recipe = dataclasses.replace(SMALL, steps=6)
+    assert_resumes(lambda: build(text), recipe, tmp_path)
 
 
 @pytest.mark.parametrize(

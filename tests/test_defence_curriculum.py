@@ -4,10 +4,9 @@ import dataclasses
 
 import pytest
 import torch
-from toys import SMALL, KilledError, same, train_bars
+from toys import SMALL, assert_resumes
 
 from lib.defences import build
-from lib.store import Checkpoint
 
 
 def seeded():
@@ -56,18 +55,6 @@ def test_without_a_curriculum_a_phase_changes_nothing_and_the_name_does_not_say_
 
 def test_a_curriculum_resumes_where_it_was(tmp_path):
     recipe = dataclasses.replace(SMALL, steps=9)
-
-    def kill(row):
-        if row["step"] == 6:
-            raise KilledError
-
-    def trained(**options):
-        return train_bars(build("re(0.1,0.5,curriculum=1)"), recipe, **options)
-
-    whole = trained()
-    with pytest.raises(KilledError):
-        trained(checkpoint=Checkpoint(tmp_path / "c", every=0), callback=kill)
-    resumed = trained(checkpoint=Checkpoint(tmp_path / "c", every=0))
-    assert same(whole.model.state_dict(), resumed.model.state_dict()) and whole.history == resumed.history
+    whole = assert_resumes(lambda: build("re(0.1,0.5,curriculum=1)"), recipe, tmp_path)
     key = "re(0.1,0.5,curriculum=1).re_a_h"
     assert [row[key] for row in whole.history] == pytest.approx([0.1, 0.1 + 0.4 / 3, 0.1 + 0.8 / 3])

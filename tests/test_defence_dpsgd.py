@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from toys import NETWORKS, SMALL, KilledError, bars, same, train_bars
+from toys import NETWORKS, SMALL, assert_resumes, bars, train_bars
 
 from lib.defences import build, restore
 from lib.defences._groups import group_count, with_groups
@@ -16,7 +16,6 @@ from lib.defences._pgd import perturbed
 from lib.defences._private import noise_for, spent
 from lib.errors import UserError
 from lib.models import build_classifier
-from lib.store import Checkpoint
 
 IMAGES, LABELS = bars().float(torch.arange(0, 36, 3)), bars().labels[::3]
 RECIPE = dataclasses.replace(SMALL, steps=30)
@@ -201,17 +200,7 @@ def test_nothing_of_opacus_is_left_on_the_network(average):
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, average):
     recipe = dataclasses.replace(SMALL, steps=9, average=average)
-
-    def kill(row):
-        if row["step"] == 6:
-            raise KilledError
-
-    whole = train_bars(build("dpsgd(8)"), recipe)
-    with pytest.raises(KilledError):
-        train_bars(build("dpsgd(8)"), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0), callback=kill)
-    resumed = train_bars(build("dpsgd(8)"), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0))
-    assert same(whole.model.state_dict(), resumed.model.state_dict()) and whole.history == resumed.history
-    assert whole.diagnostics == resumed.diagnostics
+    assert_resumes(lambda: build("dpsgd(8)"), recipe, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import yaml
 from conftest import TINY
 from torch import nn
 from torch.distributions import Normal, kl_divergence
-from toys import NETWORKS, SMALL, KilledError, same, train_bars
+from toys import NETWORKS, SMALL, assert_resumes, same, train_bars
 
 from lib.attacks.access import Access
 from lib.data import load_world
@@ -21,7 +21,6 @@ from lib.models import build_classifier
 from lib.run import targets
 from lib.runtime import frozen
 from lib.setups import load_setup
-from lib.store import Checkpoint
 from lib.training import predict
 
 CPU = torch.device("cpu")
@@ -150,19 +149,8 @@ def test_the_penalty_presses_the_divergence_down_from_where_it_begins():
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, average):
-    recipe, rows = dataclasses.replace(SMALL, steps=9, average=average), []
-    whole = train_bars(build("mid(0.1)"), recipe)
-
-    def kill(row):
-        rows.append(row)
-        if len(rows) == 2:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        train_bars(build("mid(0.1)"), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0), callback=kill)
-    resumed = train_bars(build("mid(0.1)"), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0))
-    assert same(whole.model.state_dict(), resumed.model.state_dict())
-    assert whole.diagnostics == resumed.diagnostics
+    recipe = dataclasses.replace(SMALL, steps=9, average=average)
+    assert_resumes(lambda: build("mid(0.1)"), recipe, tmp_path)
 
 
 @pytest.mark.parametrize("inference", ["sampled", "mean"])

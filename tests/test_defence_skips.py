@@ -9,7 +9,7 @@ import yaml
 from conftest import TINY
 from torch import nn
 from torch.nn import functional as F
-from toys import NETWORKS, SMALL, KilledError, same, train_bars
+from toys import NETWORKS, SMALL, assert_resumes, same, train_bars
 
 from lib.data import load_world
 from lib.defences import build, restore
@@ -18,7 +18,6 @@ from lib.errors import UserError
 from lib.models import build_classifier, stages_of
 from lib.run import targets
 from lib.setups import load_setup
-from lib.store import Checkpoint
 from lib.training import predict, train_classifier
 
 CPU = torch.device("cpu")
@@ -197,18 +196,8 @@ def test_tts_switches_after_its_share_of_the_epochs():
 @pytest.mark.parametrize("kill_after", [1, 3])
 def test_tts_resumes_on_either_side_of_its_switch(tmp_path, kill_after):
     text, recipe = "tts(warm=0.5)", dataclasses.replace(SMALL, steps=12)
-    whole, rows = train_bars(build(text), recipe), []
-
-    def kill(row):
-        rows.append(row)
-        if len(rows) == kill_after:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        train_bars(build(text), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0), callback=kill)
-    resumed = train_bars(build(text), recipe, checkpoint=Checkpoint(tmp_path / "c", every=0))
-    assert same(whole.model.state_dict(), resumed.model.state_dict())
-    assert whole.diagnostics == resumed.diagnostics == {f"{text}.skip_scale": 0.0}
+    whole = assert_resumes(lambda: build(text), recipe, tmp_path, after=kill_after)
+    assert whole.diagnostics == {f"{text}.skip_scale": 0.0}
 
 
 # --- storing ------------------------------------------------------------------------------------------------

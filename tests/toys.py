@@ -3,9 +3,11 @@ and people told apart by a bar, for trainings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from lib.data import Images
 from lib.models import build_classifier
 from lib.priors import StyleSpec
 from lib.runtime import generator
+from lib.store import Checkpoint
 from lib.training import Augmentation, Defence, Recipe, TrainingResult, train_classifier
 
 SIZE, DIM, CLASSES = 8, 6, 5
@@ -195,3 +198,22 @@ def train_bars(
         device=torch.device("cpu"),
         **options,
     )
+
+
+def assert_resumes(
+    make: Callable[[], list[Defence]], recipe: Recipe, path: Path, *, after: int = 2
+) -> TrainingResult:
+    """That a training killed ``after`` epochs and resumed has the bits of the uninterrupted one, which is returned."""
+    whole, rows = train_bars(make(), recipe), []
+
+    def kill(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if len(rows) == after:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_bars(make(), recipe, checkpoint=Checkpoint(path / "c", every=0), callback=kill)
+    resumed = train_bars(make(), recipe, checkpoint=Checkpoint(path / "c", every=0))
+    assert same(whole.model.state_dict(), resumed.model.state_dict())
+    assert whole.history == resumed.history and whole.diagnostics == resumed.diagnostics
+    return whole
