@@ -28,6 +28,7 @@ from lib.run import (
     success,
     targets,
 )
+from lib.run.plan import plan
 from lib.run.workbook import Workbook, open_workbook
 from lib.setups import Study, load_setup, setup_names
 from lib.statistics import Interval
@@ -193,6 +194,20 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     assert "Too small to conclude" in attack_report.what_we_saw(book, table)
     large = dataclasses.replace(book, setup=dataclasses.replace(book.setup, conclusive=True))
     assert "RE [.1, .4] against NoDef" in attack_report.what_we_saw(large, table)
+
+
+def test_the_plan_has_every_listed_attack(book: Workbook) -> None:
+    planned = {step.stage.key for step in plan(book)}
+    runs = [
+        *attack_report.curve_runs(book, white_box=True),
+        *adaptive_report.runs(book),
+        *referee_report.runs(book),
+    ]
+    for run in runs:
+        assert inversion.reconstruction_stage(run, run.target().stage).key in planned, (
+            run.attack,
+            run.budget,
+        )
 
 
 def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> None:

@@ -6,7 +6,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib.plots.style import (
-    Style,
     axes_or_new,
     interval_errors,
     label,
@@ -15,6 +14,7 @@ from lib.plots.style import (
     set_styles,
     styles,
 )
+from lib.plots.tradeoff import two_way_points
 from lib.plots.training import require
 
 
@@ -62,7 +62,7 @@ def strengths(frame: pd.DataFrame, *, title: str | None = None, ax: Axes | None 
         rows = frame[frame["family"] == name].sort_values("strength")
         line = pd.concat([start, rows])
         ax.plot(line["natural"], line["attack"], color=look.colour, linewidth=1.2, alpha=0.7, zorder=1)
-        _two_way(ax, rows, look)
+        two_way_points(ax, rows, look)
         ringed = rows[rows["chosen"]]
         ax.scatter(
             ringed["natural"],
@@ -73,7 +73,7 @@ def strengths(frame: pd.DataFrame, *, title: str | None = None, ax: Axes | None 
             linewidth=1.4,
             zorder=4,
         )
-    _two_way(ax, start, styles(["none"])["none"])
+    two_way_points(ax, start, styles(["none"])["none"])
     percent_axis(ax, "xy")
     ax.set(
         xlabel="natural accuracy (right is better)",
@@ -82,23 +82,3 @@ def strengths(frame: pd.DataFrame, *, title: str | None = None, ax: Axes | None 
     )
     legend_right(ax)
     return ax
-
-
-def _two_way(ax: Axes, rows: pd.DataFrame, look: Style) -> None:
-    errors = {
-        axis: interval_errors(rows[side], rows[f"{side}_low"], rows[f"{side}_high"])
-        for axis, side in (("xerr", "natural"), ("yerr", "attack"))
-    }
-    ax.errorbar(
-        rows["natural"],
-        rows["attack"],
-        **errors,
-        linestyle="",
-        color=look.colour,
-        marker=look.marker,
-        markerfacecolor=look.face,
-        markersize=7,
-        elinewidth=1,
-        label=look.label,
-        zorder=3,
-    )

@@ -11,6 +11,7 @@ from lib.plots.style import (
     EVALUATORS,
     FAINT,
     INK,
+    Style,
     axes_or_new,
     interval_errors,
     legend_right,
@@ -77,24 +78,7 @@ def tradeoff(
         )
     for name, look in styles(frame["defence"]).items():
         rows = frame[frame["defence"] == name]
-        errors = {
-            axis: interval_errors(rows[side], rows[f"{side}_low"], rows[f"{side}_high"])
-            for axis, side in (("xerr", "natural"), ("yerr", "attack"))
-        }
-        ax.errorbar(
-            rows["natural"],
-            rows["attack"],
-            **errors,
-            linestyle="",
-            color=look.colour,
-            marker=look.marker,
-            markersize=8,
-            markerfacecolor=look.face,
-            markeredgewidth=1.5,
-            elinewidth=1,
-            label=look.label,
-            zorder=3,
-        )
+        two_way_points(ax, rows, look)
     percent_axis(ax, "xy")
     ax.set_ylim(bottom=0, top=min(1.0, ax.get_ylim()[1]) if ax.get_ylim()[1] < 1.2 else None)
     ax.set(
@@ -103,6 +87,28 @@ def tradeoff(
     ax.set_title(title or "")
     legend_right(ax, labelspacing=0.7)
     return ax
+
+
+def two_way_points(ax: Axes, rows: pd.DataFrame, look: Style) -> None:
+    """Points of privacy and utility with both error bars: columns natural and attack, each with _low and _high."""
+    errors = {
+        axis: interval_errors(rows[side], rows[f"{side}_low"], rows[f"{side}_high"])
+        for axis, side in (("xerr", "natural"), ("yerr", "attack"))
+    }
+    ax.errorbar(
+        rows["natural"],
+        rows["attack"],
+        **errors,
+        linestyle="",
+        color=look.colour,
+        marker=look.marker,
+        markersize=8,
+        markerfacecolor=look.face,
+        markeredgewidth=1.5,
+        elinewidth=1,
+        label=look.label,
+        zorder=3,
+    )
 
 
 def attack_bars(

@@ -142,8 +142,8 @@ def costs(book: Workbook) -> pd.DataFrame:
     setup = book.setup
     photos = _photos(setup)
     names = list(dict.fromkeys(["none", *book.study.pages]))
-    saved = np.array([_step(setup, name, photos, count=True)[1] for name in names])
-    seconds = np.array([[_step(setup, name, photos)[0] for name in names] for _ in range(ROUNDS)])
+    saved = np.array([_saved(setup, name, photos) for name in names])
+    seconds = np.array([[_seconds(setup, name, photos) for name in names] for _ in range(ROUNDS)])
     ratios = seconds / seconds[:, :1]
     return pd.DataFrame(
         {
@@ -164,8 +164,31 @@ def _photos(setup: Setup) -> Images:
     return Images(pixels, torch.arange(len(pixels)) % people, [str(k) for k in range(people)])
 
 
-def _step(setup: Setup, defence: str, photos: Images, *, count: bool = False) -> tuple[float, float]:
-    """Seconds and, counted, bytes saved for backward per training step."""
+def _train(setup: Setup, defence: str, photos: Images) -> list[tuple[int, float]]:
+    """Train for a few epochs; the step and the moment at the end of each."""
+    moments: list[tuple[int, float]] = []
+    train_classifier(
+        lambda planned: build_classifier(
+            setup.target.network, len(photos.names), setup.image_size, width=planned.width
+        ),
+        photos,
+        recipe=replace(recipe_of(setup.target, setup.name), steps=EPOCHS * STEPS),
+        defences=registry.build(defence, setup.defences),
+        seed=0,
+        device=device(),
+        callback=lambda row: moments.append((row["step"], time.perf_counter())),
+    )
+    return moments
+
+
+def _seconds(setup: Setup, defence: str, photos: Images) -> float:
+    """Per training step, after the first epoch."""
+    (first, began), *_, (last, ended) = _train(setup, defence, photos)
+    return (ended - began) / (last - first)
+
+
+def _saved(setup: Setup, defence: str, photos: Images) -> float:
+    """Bytes kept for backward per training step."""
     saved = 0
 
     def pack(tensor: Tensor) -> Tensor:
@@ -173,28 +196,9 @@ def _step(setup: Setup, defence: str, photos: Images, *, count: bool = False) ->
         saved += tensor.numel() * tensor.element_size()
         return tensor
 
-    moments: list[tuple[int, float]] = []  # at the end of each epoch
-
-    def train() -> None:
-        train_classifier(
-            lambda planned: build_classifier(
-                setup.target.network, len(photos.names), setup.image_size, width=planned.width
-            ),
-            photos,
-            recipe=replace(recipe_of(setup.target, setup.name), steps=EPOCHS * STEPS),
-            defences=registry.build(defence, setup.defences),
-            seed=0,
-            device=device(),
-            callback=lambda row: moments.append((row["step"], time.perf_counter())),
-        )
-
-    if count:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            train()
-        return float("nan"), saved / moments[-1][0]
-    train()
-    (first, began), (last, ended) = moments[0], moments[-1]
-    return (ended - began) / (last - first), float("nan")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        moments = _train(setup, defence, photos)
+    return saved / moments[-1][0]
 
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:

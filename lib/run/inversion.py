@@ -284,9 +284,8 @@ def pictures(attack: Attack, people: Sequence[int] | Tensor, candidates: Tensor)
     """(k,m,3,S,S) in [0,1] on the CPU: of each of the ``people`` (k,) the final images ``candidates`` (k,m)."""
     made = reconstruct(attack)
     index = torch.as_tensor(people)[:, None] * made.latents.shape[1] + candidates
-    if made.images is not None:
-        return made.images.flatten(0, 1)[index].float() / 255
-    return starting_pictures(attack, made.latents.flatten(0, 1)[index])
+    images = made.render(index.flatten(), lambda latents: synthesise(attack.load_prior(), latents))
+    return images.unflatten(0, index.shape)
 
 
 @torch.inference_mode()

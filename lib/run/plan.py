@@ -84,6 +84,7 @@ def plan(book: Workbook) -> list[Step]:
         *_ablations(book, longest),
         *sweep.attacks(book),
         *book.listed_attacks([*book.study.compared, *book.study.adaptive, *book.study.referee]),
+        *book.listed_attacks(book.study.curves, ["none"]),
     ]:
         length = attack.multiple or _length(book, attack.defence)
         stage = add_target(attack.defence, attack.training_seed, length)

@@ -127,20 +127,16 @@ class Workbook:
             for start in self.attack_seeds
         ]
 
-    def listed_attacks(
-        self, lines: Sequence[str], models: Sequence[str] = (), *, everywhere: bool = False
-    ) -> list[Attack]:
-        """Attacks that the study lists as "attack prior budget", on its compared models (or those given): every
+    def listed_attacks(self, lines: Sequence[str], models: Sequence[str] = ()) -> list[Attack]:
+        """Attacks that the study lists as "attack prior budget", on those of its compared models that are in the run
+        (or on the models given): every
         line on every model under every seed, model by model; on the first two models only where a prior or students
         are trained against each target. A number after the budget is how many people are attacked.
-
-        Args:
-            everywhere: on the given models even if they are not among the run's.
 
         Raises:
             UserError: a line of another form.
         """
-        models = [name for name in models or self.compared_models if everywhere or name in self.defences]
+        models = models or [name for name in self.compared_models if name in self.defences]
         found = []
         for line in lines:
             words = re.fullmatch(r"(\S+) (\S+) (\S+)(?: (\d+))?", line)
