@@ -82,10 +82,7 @@ def attack_costs(
                 label=f"{look.label} on {model}",
             )
             beside(bars.get_children(), 1.5 * model_place, ax)
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.minorticks_off()
+    _spent_axis(ax)
     ax.margins(x=0.12)  # the last points are moved to the right
     percent_axis(ax)
     ax.set(ylim=(0, 1.02), xlabel=x_label, ylabel=y_label, title=title or "")
@@ -96,7 +93,7 @@ def attack_costs(
 def attack_budgets(frame: pd.DataFrame, *, x_label: str, y_label: str, title: str | None = None) -> Axes:
     """One curve an attack over what it spent, on a logarithmic axis: columns attack, passes, value, low, high."""
     looks = set_styles(list(dict.fromkeys(frame["attack"])))
-    return interval_curves(
+    ax = interval_curves(
         frame,
         x="passes",
         by="attack",
@@ -106,3 +103,13 @@ def attack_budgets(frame: pd.DataFrame, *, x_label: str, y_label: str, title: st
         y_label=y_label,
         title=title,
     )
+    _spent_axis(ax)
+    return ax
+
+
+def _spent_axis(ax: Axes) -> None:
+    """Passes or queries on a logarithmic axis with round ticks."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.minorticks_off()

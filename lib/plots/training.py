@@ -158,7 +158,7 @@ def interval_curves(
     if len(ticks) <= 8:
         ax.set_xticks(ticks)
         ax.minorticks_off()
-    ax.xaxis.set_major_formatter(EngFormatter(sep="", places=0 if logarithmic_x and len(ticks) > 8 else None))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     if percent:
         percent_axis(ax)
     ax.set(xlabel=x_label or x.replace("_", " "), ylabel=y_label, title=title or "")
