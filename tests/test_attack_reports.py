@@ -91,7 +91,14 @@ def test_a_prior_against_a_target_is_made_for_two_models_only(book: Workbook) ->
     wider = Workbook(book.setup, study, book.defences, (0,), (0,))
     models = {line.split()[0]: [a.defence for a in wider.listed_attacks([line])] for line in study.compared}
     assert len(models["ppa"]) == 3 and models["kedmi"] == ["none", "re(0.1,0.4)"]
-    assert models["lomma_gmi"] == models["kedmi"], "its students are trained against the target, too"
+    assert models["lomma_gmi"] == models["ppa"], "students are cheap: they are distilled from every model"
+
+
+def test_the_referee_has_attack_seeds_of_its_own(book: Workbook) -> None:
+    study = Study(**{**book.study.__dict__, "referee_seeds": [0, 1]})
+    wider = Workbook(book.setup, study, book.defences, (0,), (0,))
+    assert {run.attack_seed for run in referee_report.runs(wider)} == {0, 1}
+    assert {run.attack_seed for run in attack_report.runs(wider, white_box=True)} == {0}
 
 
 def test_priors_differ_by_what_they_are_made_from(book: Workbook) -> None:

@@ -83,7 +83,8 @@ def plan(book: Workbook) -> list[Step]:
         *(attack for defence in rivalled(book) for attack in rival_attacks(book, defence)),
         *_ablations(book, longest),
         *sweep.attacks(book),
-        *book.listed_attacks([*book.study.compared, *book.study.adaptive, *book.study.referee]),
+        *book.listed_attacks([*book.study.compared, *book.study.adaptive]),
+        *book.listed_attacks(book.study.referee, seeds=book.study.referee_seeds),
         *book.listed_attacks(book.study.curves, ["none"]),
     ]:
         length = attack.multiple or _length(book, attack.defence)

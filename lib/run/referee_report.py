@@ -20,7 +20,7 @@ from lib.store import Stage
 
 def runs(book: Workbook) -> list[Attack]:
     """The ensemble of the study on its compared models."""
-    return book.listed_attacks(book.study.referee)
+    return book.listed_attacks(book.study.referee, seeds=book.study.referee_seeds)
 
 
 def verdicts(book: Workbook) -> dict[str, Verdict]:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib import attacks, results, statistics
+from lib import results, statistics
 from lib.data import Images, World, load_world
 from lib.defences import build, canonical
 from lib.errors import UserError
@@ -127,11 +127,13 @@ class Workbook:
             for start in self.attack_seeds
         ]
 
-    def listed_attacks(self, lines: Sequence[str], models: Sequence[str] = ()) -> list[Attack]:
+    def listed_attacks(
+        self, lines: Sequence[str], models: Sequence[str] = (), seeds: Sequence[int] = ()
+    ) -> list[Attack]:
         """Attacks that the study lists as "attack prior budget", on those of its compared models that are in the run
-        (or on the models given): every
-        line on every model under every seed, model by model; on the first two models only where a prior or students
-        are trained against each target. A number after the budget is how many people are attacked.
+        (or on the models given): every line on every model under every one of its compared seeds (or those given),
+        model by model; on the first two models only where a prior is trained against each target. A number after
+        the budget is how many people are attacked.
 
         Raises:
             UserError: a line of another form.
@@ -152,9 +154,9 @@ class Workbook:
                 "budget": budget,
                 "people": int(people) if people else None,
             }
-            trained = prior in self.setup.target_priors or "students" in attacks.get(method).needs
-            few = models[:2] if trained else models
-            found += [self.attack(m, attack_seed=seed, **what) for m in few for seed in self.compared_seeds]
+            few = models[:2] if prior in self.setup.target_priors else models
+            starts = seeds or self.compared_seeds
+            found += [self.attack(m, attack_seed=seed, **what) for m in few for seed in starts]
         return found
 
     @property

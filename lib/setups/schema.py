@@ -132,8 +132,9 @@ class Study:
         strengths: families of defences that are swept, each from weak to strong (``NoDef, weaker``: its own frontier).
         swept: the attack of every point of the sweep, "attack prior budget".
         curves: the same attacks under smaller budgets, run on NoDef only, for their budget curves.
-        compared_defences, compared_seeds: the models these are run on (priors or students trained against a
-            target: the first two of them) and their attack seeds; empty: the study's first two, and its attack seeds.
+        compared_defences, compared_seeds: the models these are run on (priors trained against a target: the first
+            two of them) and their attack seeds; empty: the study's first two, and its attack seeds.
+        referee_seeds: the referee's attack seeds; empty: the compared ones.
     """
 
     setup: str
@@ -153,6 +154,7 @@ class Study:
     swept: str = ""
     compared_defences: list[str] = field(default_factory=list)
     compared_seeds: list[int] = field(default_factory=list)
+    referee_seeds: list[int] = field(default_factory=list)
 
 
 def setup_names() -> list[str]:
