@@ -4,7 +4,7 @@ Titles come from the caller, who states the finding. Colours, markers and order 
 """
 
 from lib.plots.attacks import attack_budgets, attack_costs, grouped_intervals
-from lib.plots.defences import ratios, strengths
+from lib.plots.defences import PARTS, ratios, strengths
 from lib.plots.erasing import erasing_gallery, exposure_against_error, exposure_maps
 from lib.plots.faces import contact_sheet, mean_faces, people_sheet, sample_sheet, side_by_side
 from lib.plots.features import (
@@ -20,6 +20,7 @@ from lib.plots.tradeoff import attack_bars, budget_curve, tradeoff
 from lib.plots.training import interval_curves, learning_curves
 
 __all__ = [
+    "PARTS",
     "attack_bars",
     "attack_budgets",
     "attack_costs",

@@ -6,7 +6,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator
 
-from lib.plots.style import axes_or_new, interval_errors, legend_right, percent_axis, set_styles, styles
+from lib.plots.style import (
+    Style,
+    axes_or_new,
+    interval_errors,
+    legend_right,
+    percent_axis,
+    set_styles,
+    styles,
+)
 from lib.plots.training import beside, interval_curves, require
 
 
@@ -17,14 +25,15 @@ def grouped_intervals(
     by: str,
     y_label: str,
     title: str | None = None,
+    looks: dict[str, Style] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A row per ``x``, a point with its 95 % interval per ``by`` (defences): columns ``x``, ``by``, value, low,
-    high."""
+    """A row per ``x``, a point with its 95 % interval per ``by``: columns ``x``, ``by``, value, low, high. ``by``
+    are defences, unless ``looks`` says how its values are drawn."""
     require(frame, x, by, "value", "low", "high")
     names = list(dict.fromkeys(frame[x]))
     ax = axes_or_new(ax, width=7.5, height=0.9 + 0.55 * len(names))
-    looks = styles(frame[by].astype(str))
+    looks = looks or styles(frame[by].astype(str))
     for i, (name, look) in enumerate(looks.items()):
         rows = frame[frame[by].astype(str) == name]
         shift = (i - (len(looks) - 1) / 2) * 0.5 / len(looks)

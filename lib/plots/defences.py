@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib.plots.style import (
+    Style,
     axes_or_new,
     interval_errors,
     label,
@@ -16,6 +17,14 @@ from lib.plots.style import (
 )
 from lib.plots.tradeoff import two_way_points
 from lib.plots.training import require
+
+PARTS = {
+    "NoDef": styles(["none"])["none"],
+    "first": Style("first part", "#56b4e9", "s"),
+    "second": Style("second part", "#e69f00", "D"),
+    "pair": Style("pair", "#882255", "o"),
+}
+"""Of a pair of defences."""
 
 
 def ratios(frame: pd.DataFrame, *, x_label: str, title: str | None = None, ax: Axes | None = None) -> Axes:

@@ -32,6 +32,7 @@ GIVEN = ("01", "02", "03", "04", "05", "06")  # what can be run on a given netwo
 LISTS = {
     "10": "pages",
     "11": "strengths",
+    "12": "combined",
     "14": "compared",
     "15": "compared",
     "16": "adaptive",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lib import attacks, store
 from lib.data.world import data_stage
-from lib.run import inversion, priors, sweep, targets
+from lib.run import combination_report, inversion, priors, sweep, targets
 from lib.run.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
 from lib.run.budget import curve_attacks, rival_attacks, rivalled
 from lib.run.inversion import Attack
@@ -83,6 +83,7 @@ def plan(book: Workbook) -> list[Step]:
         *(attack for defence in rivalled(book) for attack in rival_attacks(book, defence)),
         *_ablations(book, longest),
         *sweep.attacks(book),
+        *combination_report.attacks(book),
         *book.listed_attacks([*book.study.compared, *book.study.adaptive]),
         *book.listed_attacks(book.study.referee, seeds=book.study.referee_seeds),
         *book.listed_attacks(book.study.curves, ["none"]),

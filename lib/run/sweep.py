@@ -70,17 +70,22 @@ def measure(book: Workbook) -> pd.DataFrame:
 
 def _point(book: Workbook, family: str, strength: int, defence: str) -> dict[str, object]:
     attack = attack_on(book, defence)
-    rows, _ = measures.target_rows(book.setup, attack.defence, attack.training_seed, attack.multiple)
-    top1 = [row for row in rows if row["metric"] == "natural_accuracy"]
-    natural = {row["split"]: Interval(row["value"], row["low"], row["high"], row["n"]) for row in top1}
+    accuracy = natural(attack)
     return {
         "family": family,
         "strength": strength,
         "defence": defence,
-        "validation": natural["validation"].value,
-        "natural": natural["test"],
+        "validation": accuracy["validation"].value,
+        "natural": accuracy["test"],
         "attack": success.mean(success.measure([attack])),
     }
+
+
+def natural(attack: Attack) -> dict[str, Interval]:
+    """Natural accuracy of the model attacked, per split."""
+    rows, _ = measures.target_rows(attack.setup, attack.defence, attack.training_seed, attack.multiple)
+    top1 = [row for row in rows if row["metric"] == "natural_accuracy"]
+    return {row["split"]: Interval(row["value"], row["low"], row["high"], row["n"]) for row in top1}
 
 
 def _chosen(table: pd.DataFrame) -> np.ndarray:
@@ -95,16 +100,16 @@ def _chosen(table: pd.DataFrame) -> np.ndarray:
     return table.index.isin(best)
 
 
-def points(book: Workbook, defences: Sequence[str]) -> Points:
-    """Models as points of privacy and utility, one training seed."""
+def points(book: Workbook, defences: Sequence[str], judge: str = "main") -> Points:
+    """Models as points of privacy (by one judge) and utility, one training seed."""
     outcomes = success.measure([attack_on(book, defence) for defence in defences])
-    natural = []
+    accuracies = []
     for outcome in outcomes:
         attack = outcome.attack
         rows = measures.target_rows(book.setup, attack.defence, attack.training_seed, attack.multiple)[1]
-        natural.append([row["value"] for row in sorted(rows, key=lambda row: row["identity"])])
-    leaks = np.stack([outcome.per_person() for outcome in outcomes])
-    return Points(leaks, np.array(natural), book.test_photos)
+        accuracies.append([row["value"] for row in sorted(rows, key=lambda row: row["identity"])])
+    leaks = np.stack([outcome.per_person(judge) for outcome in outcomes])
+    return Points(leaks, np.array(accuracies), book.test_photos)
 
 
 def tuned(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
@@ -158,36 +163,43 @@ def matched(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def curve_row(
+    attack: Attack, curve: str, interval: Interval, *, metric: str, evaluator: str = "", split: str = "",
+    x_name: str = "none", x: float = 0.0,
+) -> dict[str, object]:  # fmt: skip
+    """One row of ``curves/`` about one attacked model."""
+    return {
+        "setup": attack.setup.name,
+        "defence": attack.defence,
+        "training_steps": attack.target().steps,
+        "prior": attack.prior,
+        "attack": attack.attack,
+        "budget": attack.budget,
+        "training_seed": attack.training_seed,
+        "attack_seed": attack.attack_seed,
+        "curve": curve,
+        "x_name": x_name,
+        "x": x,
+        "metric": metric,
+        "evaluator": evaluator,
+        "split": split,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+    }
+
+
 def _save(book: Workbook, table: pd.DataFrame) -> None:
     rows = []
     for row in table.itertuples():
-        attack = attack_on(book, row.defence)
-        for metric, evaluator, split, interval in (
-            ("natural_accuracy", "", "test", row.natural),
-            ("attack_accuracy_top1", "main", "", row.attack),
-        ):
-            rows.append(
-                {
-                    "setup": book.setup.name,
-                    "defence": attack.defence,
-                    "training_steps": attack.target().steps,
-                    "prior": attack.prior,
-                    "attack": attack.attack,
-                    "budget": attack.budget,
-                    "training_seed": attack.training_seed,
-                    "attack_seed": attack.attack_seed,
-                    "curve": "strength",
-                    "x_name": "strength",
-                    "x": float(row.strength),
-                    "metric": metric,
-                    "evaluator": evaluator,
-                    "split": split,
-                    "value": interval.value,
-                    "low": interval.low,
-                    "high": interval.high,
-                    "n": interval.n,
-                }
-            )
+        attack, place = attack_on(book, row.defence), {"x_name": "strength", "x": float(row.strength)}
+        rows += [
+            curve_row(attack, "strength", row.natural, metric="natural_accuracy", split="test", **place),
+            curve_row(
+                attack, "strength", row.attack, metric="attack_accuracy_top1", evaluator="main", **place
+            ),
+        ]
     if rows:
         results.save_curves(rows, f"{book.setup.name}__strengths")
 

@@ -131,6 +131,7 @@ class Study:
         pages: the defences that notebook 10 shows, each at one strength.
         strengths: families of defences that are swept, each from weak to strong (``NoDef, weaker``: its own frontier).
         swept: the attack of every point of the sweep, "attack prior budget".
+        combined: pairs of defences of notebook 12, joined with +; NoDef, both parts and the pair meet ``swept``.
         curves: the same attacks under smaller budgets, run on NoDef only, for their budget curves.
         compared_defences, compared_seeds: the models these are run on (priors trained against a target: the first
             two of them) and their attack seeds; empty: the study's first two, and its attack seeds.
@@ -152,6 +153,7 @@ class Study:
     pages: list[str] = field(default_factory=list)
     strengths: dict[str, list[str]] = field(default_factory=dict)
     swept: str = ""
+    combined: list[str] = field(default_factory=list)
     compared_defences: list[str] = field(default_factory=list)
     compared_seeds: list[int] = field(default_factory=list)
     referee_seeds: list[int] = field(default_factory=list)

@@ -9,6 +9,7 @@ from lib.statistics.bootstrap import (
     zero_event_bound,
 )
 from lib.statistics.curves import frontier_attack, hypervolume, matched_attack, pareto_front
+from lib.statistics.interaction import interaction
 from lib.statistics.interval import Interval
 from lib.statistics.paired import (
     PairedComparison,
@@ -53,6 +54,7 @@ __all__ = [
     "hypervolume",
     "hypervolume_interval",
     "identity_weights",
+    "interaction",
     "matched_attack",
     "matched_loss",
     "mcnemar",

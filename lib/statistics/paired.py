@@ -79,9 +79,7 @@ def compare_paired(
         UserError: if the numbers of identities differ, or values are missing or not finite.
     """
     check_level(level, resamples)
-    first, second = (
-        _seeds_by_people(values, name) for values, name in ((first, "first"), (second, "second"))
-    )
+    first, second = (seeds_by_people(values, name) for values, name in ((first, "first"), (second, "second")))
     people = first.shape[1]
     if second.shape[1] != people:
         raise UserError(
@@ -97,7 +95,7 @@ def compare_paired(
     else:
         rng = np.random.default_rng(seed)
         weights = identity_weights(people, resamples, rng)
-        samples = [_resampled_means(values, weights * share, rng) for values in (first, second)]
+        samples = [resampled_means(values, weights * share, rng) for values in (first, second)]
         interval = percentile_interval(difference.mean(), samples[0] - samples[1], n=people, level=level)
     detectable = float("nan")
     if people > 1:
@@ -108,12 +106,13 @@ def compare_paired(
     return PairedComparison(interval, sign_flip_p_value(difference, seed=seed, flips=flips), detectable)
 
 
-def _seeds_by_people(values: ArrayLike, name: str) -> Floats:
+def seeds_by_people(values: ArrayLike, name: str) -> Floats:
+    """(S, K) of per-identity means (K,) or (S, K). Raises: UserError if they are missing or not finite."""
     array = np.asarray(values)
     return finite(array, name, ndim=2) if array.ndim == 2 else finite(array, name)[None]
 
 
-def _resampled_means(values: Floats, weights: Floats, rng: np.random.Generator) -> Floats:
+def resampled_means(values: Floats, weights: Floats, rng: np.random.Generator) -> Floats:
     """(B,) means of (S, K) under weights of the people (B, K) and own draws of the seeds."""
     by_seed = weights @ values.T / weights.sum(1, keepdims=True)
     if len(values) == 1:
