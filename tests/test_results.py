@@ -306,6 +306,22 @@ def test_readme_tables_compare_judges_and_differences(tmp_path):
     assert "| `re(0.1,0.4)` | -2.1 [-5.0, +1.0] |" in filled and "`none`" not in filled
 
 
+def test_readme_tables_of_attacks_have_models_in_columns(tmp_path):
+    weak = {"attack": "brep", "value": 0.3, "low": 0.2, "high": 0.4}
+    other = {**ROW, "attack_seed": 2, "value": 0.8, "low": 0.7}
+    save_table([ROW, other, {**ROW, **weak}, erased()], "run", folder=tmp_path)
+    query = (
+        "setup=lfw64 headline=any metrics=attack_accuracy_top1@main models=none;re(0.1,0.4) "
+        f"attacks=ppa/{ROW['prior']}/{ROW['budget']};brep/{ROW['prior']}/quick"
+    )
+    filled = refresh(f"<!-- table: {query} --><!-- /table -->", folder=tmp_path)
+    assert "| attack | prior | AttAcc, main, `none` | AttAcc, main, `re(0.1,0.4)` |" in filled
+    assert f"| `ppa` | {ROW['prior']} | 85.0 % [70.0, 95.0] | 50.0 %" in filled, "attack seeds are joined"
+    assert "| `brep` |" in filled and filled.rstrip("<!-/ table>\n").endswith("| – |")
+    with pytest.raises(UserError, match="expected results of gmi"):
+        refresh(f"<!-- table: {query.replace('brep', 'gmi')} --><!-- /table -->", folder=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -314,6 +330,7 @@ def test_readme_tables_compare_judges_and_differences(tmp_path):
         (f"<!-- number: {NUMBER} budget=absent --><!-- /number -->", "expected one result"),
         (f"<!-- number: {NUMBER} show=all --><!-- /number -->", "expected show="),
         ("<!-- table: setup=lfw64 --><!-- /table -->", "expected metrics="),
+        ("<!-- table: metrics=kid attacks=ppa --><!-- /table -->", "expected attacks=attack/prior/budget"),
     ],
 )
 def test_bad_readme_markers_are_errors(tmp_path, text, expected):

@@ -16,6 +16,8 @@ A marker's ``name=value`` pairs filter the committed tables; runs that differ on
 ``metrics``   table only: the metrics that become columns, in order (rows are defences), ``metric`` or
               ``metric@evaluator``; one that is about the target alone is looked up without ``attack``,
               ``prior``, ``budget`` and ``evaluator``, one about an attack without ``split``
+``attacks``   table only: rows are these attacks, ``attack/prior/budget`` joined by ``;``, in this order
+``models``    with ``attacks``: the defences that become columns, joined by ``;``, each for every metric
 
 Values with spaces are not allowed. A marker that matches no row, or more than one, is an error.
 """
@@ -25,6 +27,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -36,8 +40,23 @@ from lib.runtime import ROOT
 
 _MARKER = re.compile(r"<!-- (number|table): *([^>]*?) *-->(.*?)<!-- /\1 -->", re.DOTALL)
 _ANY_MARKER = re.compile(r"<!-- /?(?:number|table)\b[^>]*-->")
-_OPTIONS = {"show", "headline", "from", "metrics", "without"}
+_OPTIONS = {"show", "headline", "from", "metrics", "without", "attacks", "models"}
 _ATTACK_COLUMNS = ("attack", "prior", "budget", "evaluator")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The results under a folder, each kind read once."""
+
+    folder: Path
+
+    @cached_property
+    def tables(self) -> pd.DataFrame:
+        return load_tables(folder=self.folder)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        return load_curves(folder=self.folder)
 
 
 def refresh(text: str, *, folder: Path = PUBLISHED) -> str:
@@ -52,10 +71,12 @@ def refresh(text: str, *, folder: Path = PUBLISHED) -> str:
             "README: expected <!-- number: ... -->...<!-- /number --> pairs, got one unclosed; close it"
         )
 
+    saved = Saved(folder)
+
     def replaced(match: re.Match[str]) -> str:
         kind, query = match.group(1), match.group(2)
         filters = _parse(query)
-        body = _number(filters, folder) if kind == "number" else f"\n{_table(filters, folder)}\n"
+        body = _number(filters, saved) if kind == "number" else f"\n{_table(filters, saved)}\n"
         return f"<!-- {kind}: {query} -->{body}<!-- /{kind} -->"
 
     return _MARKER.sub(replaced, text)
@@ -77,10 +98,10 @@ def _parse(query: str) -> dict[str, str]:
     return filters
 
 
-def _rows(filters: dict[str, str], folder: Path) -> pd.DataFrame:
+def _rows(filters: dict[str, str], saved: Saved) -> pd.DataFrame:
     """Summarised rows that match the filters; curves are summarised with their axis kept apart."""
     curves = filters.get("from", "tables") == "curves"
-    table = load_curves(folder=folder) if curves else load_tables(folder=folder)
+    table = saved.curves if curves else saved.tables
     for column, wanted in filters.items():
         if column in _OPTIONS:
             continue
@@ -91,8 +112,8 @@ def _rows(filters: dict[str, str], folder: Path) -> pd.DataFrame:
     return summarise(table, headline=not curves and filters.get("headline", "1") != "any")
 
 
-def _one(filters: dict[str, str], folder: Path) -> pd.Series:
-    rows = _rows(filters, folder)
+def _one(filters: dict[str, str], saved: Saved) -> pd.Series:
+    rows = _rows(filters, saved)
     if len(rows) != 1:
         asked = " ".join(f"{name}={value}" for name, value in filters.items())
         raise UserError(
@@ -101,8 +122,8 @@ def _one(filters: dict[str, str], folder: Path) -> pd.Series:
     return rows.iloc[0]
 
 
-def _number(filters: dict[str, str], folder: Path) -> str:
-    return _shown(_one(filters, folder), filters.get("show", "both"))
+def _number(filters: dict[str, str], saved: Saved) -> str:
+    return _shown(_one(filters, saved), filters.get("show", "both"))
 
 
 def _shown(row: pd.Series, show: str) -> str:
@@ -120,21 +141,23 @@ def _shown(row: pd.Series, show: str) -> str:
     return shown[show]
 
 
-def _table(filters: dict[str, str], folder: Path) -> str:
+def _table(filters: dict[str, str], saved: Saved) -> str:
     """A Markdown table, one row per defence, NoDef and its weaker models first, one column per metric."""
     if "metrics" not in filters:
         raise UserError("README table marker: expected metrics=a,b,c, got none; name the columns")
     metrics = filters["metrics"].split(",")
+    if "attacks" in filters:
+        return _table_of_attacks(filters, metrics, saved)
     shared = {k: v for k, v in filters.items() if k != "metrics"}
     cells: dict[str, dict[str, str]] = {}
     for column in metrics:
         metric, _, evaluator = column.partition("@")
         asked = {**shared, "metric": metric} | ({"evaluator": evaluator} if evaluator else {})
-        rows = _rows(asked, folder)
+        rows = _rows(asked, saved)
         # rows about an attack have no split, rows about the target alone have no attack and no evaluator
         for absent in (("split",), _ATTACK_COLUMNS):
             if rows.empty:
-                rows = _rows({k: v for k, v in asked.items() if k not in absent}, folder)
+                rows = _rows({k: v for k, v in asked.items() if k not in absent}, saved)
         if rows.empty or rows["defence"].duplicated().any():
             raise UserError(
                 f"README table marker: expected one {metric} per defence, got {len(rows)} rows "
@@ -146,6 +169,33 @@ def _table(filters: dict[str, str], folder: Path) -> str:
     cells.pop(filters.get("without", ""), None)
     for defence, found in sorted(cells.items(), key=lambda cell: _place(cell[0])):
         lines.append(f"| `{defence}` | " + " | ".join(found.get(column, "–") for column in metrics) + " |")
+    return "\n".join(lines)
+
+
+def _table_of_attacks(filters: dict[str, str], metrics: list[str], saved: Saved) -> str:
+    """A Markdown table, one row per attack, one column per metric and model; what was not run is a dash."""
+    models = filters.get("models", "none").split(";")
+    columns = [(column, model) for column in metrics for model in models]
+    heads = [f"{_heading(column)}, `{model}`" for column, model in columns]
+    lines = ["| attack | prior | " + " | ".join(heads) + " |", "|---" * (len(columns) + 2) + "|"]
+    for line in filters["attacks"].split(";"):
+        names = line.split("/")
+        if len(names) != 3:
+            raise UserError(f"README table marker: expected attacks=attack/prior/budget;..., got {line!r}")
+        run = dict(zip(("attack", "prior", "budget"), names, strict=True))
+        cells = []
+        for column, model in columns:
+            metric, _, evaluator = column.partition("@")
+            asked = {**filters, **run, "defence": model, "metric": metric, "evaluator": evaluator}
+            rows = _rows({k: v for k, v in asked.items() if k not in ("metrics", "models")}, saved)
+            if len(rows) > 1:
+                raise UserError(
+                    f"README table marker: expected one {metric} of {line} on {model}, got {len(rows)}; add a filter"
+                )
+            cells.append("–" if rows.empty else _shown(rows.iloc[0], filters.get("show", "both")))
+        if set(cells) == {"–"}:
+            raise UserError(f"README table marker: expected results of {line}, got none; mend its name")
+        lines.append(f"| `{run['attack']}` | {run['prior'].replace('_', ' ')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
