@@ -30,6 +30,8 @@ from lib.errors import UserError
 from lib.runtime import ROOT, provenance
 
 ZOO = ROOT / "results" / "zoo"
+RECORDS = ROOT / "results" / "records"
+"""Read-only, as the zoo: the small stages of :mod:`lib.run.records`."""
 CHECKPOINT_SECONDS = 120.0
 
 
@@ -55,7 +57,7 @@ class Stage:
     """One node of the workbook's graph.
 
     Attributes:
-        kind: data, target, evaluator, verifier, prior, reconstructions or judged.
+        kind: data, target, evaluator, verifier, prior, reconstructions, judged, or a record.
         label: what a person reads in listings; not part of the key.
         params: everything that determines the result, as JSON values.
         upstream: keys of the stages this one is made from.
@@ -213,15 +215,15 @@ def put(
 
 
 def find(stage: Stage) -> Artifact | None:
-    """The stage from the cache, else from the zoo, else None."""
-    for folder in (cache_dir(), ZOO):
+    """The stage from the cache, else from the zoo or the records, else None."""
+    for folder in (cache_dir(), ZOO, RECORDS):
         if (folder / f"{stage.stem}.json").exists():
             return _read(folder / f"{stage.stem}.json", stage)
     return None
 
 
 def exists(stage: Stage) -> bool:
-    return any((folder / f"{stage.stem}.json").exists() for folder in (cache_dir(), ZOO))
+    return any((folder / f"{stage.stem}.json").exists() for folder in (cache_dir(), ZOO, RECORDS))
 
 
 def _read(path: Path, stage: Stage) -> Artifact:
@@ -230,7 +232,7 @@ def _read(path: Path, stage: Stage) -> Artifact:
     except ValueError as error:
         raise UserError(
             f"{path.name} is damaged ({error}); remove it with `python -m lib.run cache rm {stage.key}` or "
-            "restore results/zoo from git"
+            "restore results/ from git"
         ) from error
     if document.get("stage") != stage.identity:
         raise UserError(
@@ -241,7 +243,7 @@ def _read(path: Path, stage: Stage) -> Artifact:
     if not weights.exists() or _sha256(weights) != document["sha256"]:
         raise UserError(
             f"{weights.name} is damaged (its hash differs from {path.name}); remove it with "
-            f"`python -m lib.run cache rm {stage.key}` or restore results/zoo from git"
+            f"`python -m lib.run cache rm {stage.key}` or restore results/ from git"
         )
     try:
         with safe_open(weights, framework="pt") as file:
@@ -256,7 +258,7 @@ def _read(path: Path, stage: Stage) -> Artifact:
 def listing() -> Iterator[dict[str, Any]]:
     """One row per stage: place, state, key, kind, label, megabytes, seconds it took. Damaged ones and those
     somebody began (a checkpoint or a lock without a finished file) are listed too, so that they can be removed."""
-    for place, folder in (("cache", cache_dir()), ("zoo", ZOO)):
+    for place, folder in (("cache", cache_dir()), ("zoo", ZOO), ("records", RECORDS)):
         for path in sorted(folder.glob("*-*.json")):
             kind, _, key = path.stem.rpartition("-")
             try:

@@ -13,7 +13,7 @@ import yaml
 from conftest import TINY
 
 from lib import attacks, results
-from lib.attacks.referee import combine
+from lib.attacks.referee import Entry, combine
 from lib.erasing import ErasingLaw
 from lib.errors import UserError
 from lib.run import (
@@ -244,7 +244,7 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
 def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:
     found = referee_report.verdicts(book)
     first = referee_report.runs(book)[0]
-    alone = {referee_report._member(first): referee_report._entry(first)}
+    alone = {referee_report._member(first): Entry.of(inversion.reconstruct(first), first.load_prior())}
     asked = combine(first.target().model, alone, [0, 1, 2]).confidence
     assert torch.allclose(asked[0], referee_report.confidence(first).amax(1))
     monkeypatch.setattr(referee_report, "plain_confidence", lambda *_, **__: pytest.fail("asked again"))

@@ -19,9 +19,9 @@ from lib.run import (
     ablations,
     evaluation_report,
     inversion,
-    measures,
     notebooks,
     outside,
+    success,
     targets,
     tradeoff_report,
     training_report,
@@ -212,8 +212,8 @@ def test_people_and_classes_that_differ_are_named(world, names, people, word):
 def test_what_is_made_of_it_is_recognised_in_the_store(world):
     book = open_own(world())
     attack = book.attack("none")
-    assert not measures.is_made(attack)
+    assert not success.is_there(attack)
     inversion.reconstruct(attack)
-    assert measures.is_made(attack)
+    assert success.is_there(attack)
     frame = pd.DataFrame(inversion.reconstruct(attack).history)
     assert len(frame) == 2

@@ -1,4 +1,4 @@
-"""The command line: ``python -m lib.run start | setup NAME | publish NAME | settle NAME ATTACK |
+"""The command line: ``python -m lib.run start | setup NAME | keep NAME | publish NAME | settle NAME ATTACK |
 smoke | cache ls|rm | promote NAME``."""
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     publish = command("publish", _publish, "copy a finished run into the committed results")
     publish.add_argument("setup")
     publish.add_argument("--partial", action="store_true", help="also if not all notebooks are there yet")
+    keep = command("keep", _keep, "copy what is measured so far, and its records, into the committed results")
+    keep.add_argument("setup")
     promote = command(
         "promote", _promote, "copy the networks that are shipped from the cache into results/zoo"
     )
@@ -107,8 +109,19 @@ def _smoke(_: argparse.Namespace) -> int:
 
 def _publish(options: argparse.Namespace) -> int:
     from lib.run.notebooks import publish
+    from lib.run.records import keep
+    from lib.setups import name_of
 
-    written = publish(options.setup, partial=options.partial)
+    written = publish(options.setup, partial=options.partial) + keep(name_of(options.setup))
+    print(f"{len(written)} files written to results/")
+    return 0
+
+
+def _keep(options: argparse.Namespace) -> int:
+    from lib.run.plan import keep
+    from lib.run.workbook import open_workbook
+
+    written = keep(open_workbook(options.setup))
     print(f"{len(written)} files written to results/")
     return 0
 

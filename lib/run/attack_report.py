@@ -9,7 +9,7 @@ import pandas as pd
 
 from lib import attacks, results
 from lib.plots import label
-from lib.run import inversion, success
+from lib.run import success
 from lib.run.exhibits import by_person, person_names, shown_people, shown_photos
 from lib.run.inversion import Attack
 from lib.run.success import Outcome
@@ -184,9 +184,8 @@ def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, An
     people = shown_people(len(book.world.train.names))
     reconstructed, marks = {}, {}
     for (attack, prior, _, _), seeds in groups([run for run in found if run.defence == defence]).items():
-        best = inversion.reconstruct(seeds[0].attack).selected[people, :1]
         name = f"{attack}\n{prior}".replace("_", "\n")
-        reconstructed[name] = list(inversion.pictures(seeds[0].attack, people, best))
+        reconstructed[name] = list(seeds[0].faces[:, None])
         marks[name] = seeds[0].hits["main"][people, :1].tolist()
     return {
         "private": [photos[:1] for photos in by_person(shown_photos(book.world))],

@@ -18,7 +18,7 @@ from lib import plots
 from lib.data import Images
 from lib.models import build_classifier
 from lib.plots import label
-from lib.run import inversion
+from lib.run import inversion, records
 from lib.run.targets import recipe_of
 from lib.run.workbook import Workbook
 from lib.runtime import device, generator
@@ -87,14 +87,13 @@ def diagnostics(book: Workbook) -> pd.DataFrame:
     an epoch."""
     rows = []
     for text in book.study.pages:
-        meta = book.attack(text).target().meta
-        names = list(meta["diagnostics"])
-        for entry in meta["history"]:
+        training = records.answers_of(book.attack(text)).training
+        names, history = list(training["diagnostics"]), training["history"]
+        for entry in history:
             rows += [(text, name, entry["step"], entry[name]) for name in names if name in entry]
-        if names and not any(name in meta["history"][-1] for name in names):  # trained before rows had them
+        if names and not any(name in history[-1] for name in names):  # trained before rows had them
             rows += [
-                (text, name, meta["history"][-1]["step"], value)
-                for name, value in meta["diagnostics"].items()
+                (text, name, history[-1]["step"], value) for name, value in training["diagnostics"].items()
             ]
     return pd.DataFrame(rows, columns=["defence", "diagnostic", "step", "value"])
 

@@ -68,6 +68,11 @@ class Attack:
         """Load or train the prior it searches."""
         return priors.load(self.setup, self.prior, law=self._prior_law, target=self.target())
 
+    def target_stage(self) -> Stage:
+        """The target's, without loading or training it."""
+        multiple = self.multiple or targets.headline(self.setup, self.defence)
+        return targets.target_stage(self.setup, self.defence, self.training_seed, multiple)
+
     def target(self) -> Trained:
         return targets.target(self.setup, self.defence, self.training_seed, self.multiple)
 

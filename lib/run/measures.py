@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib import evaluation, statistics
+from lib import evaluation, statistics, store
 from lib.defences import canonical
-from lib.run import gallery, inversion, targets
+from lib.run import gallery, inversion, records, targets
 from lib.run.gallery import Gallery
 from lib.run.inversion import Attack, Judged
 from lib.run.realism import kid_by_identity
 from lib.setups import Setup, load_study
 from lib.statistics import Interval
-from lib.store import find
+from lib.store import Stage
 
 SEED = 0  # of every bootstrap
 Row = dict[str, Any]
@@ -26,7 +26,8 @@ Row = dict[str, Any]
 
 
 def _common(setup: Setup, defence: str, seed: int, multiple: float | None) -> Row:
-    trained = targets.target(setup, defence, seed, multiple)
+    known = records.answers if setup.has_photos else targets.target
+    trained = known(setup, defence, seed, multiple)
     best = multiple is None or multiple == targets.headline(setup, defence)
     return {
         "setup": setup.name,
@@ -59,29 +60,14 @@ def target_rows(
 ) -> tuple[list[Row], list[Row]]:
     """(table rows, per-identity rows) about a target alone: natural accuracy on each split, micro, with an
     interval over identities, and its mean per identity on test photos."""
-    common = _common(setup, defence, seed, multiple)
-    photos = inversion.judge_photos(setup, targets.target(setup, defence, seed, multiple), "target")
+    common, found = _common(setup, defence, seed, multiple), records.answers(setup, defence, seed, multiple)
     rows = []
-    for split, seen in photos.items():
-        right = evaluation.hits(seen.logits["target"], seen.labels)
-        interval = statistics.clustered_mean(right.float(), seen.labels, seed=SEED, average="micro")
-        rows.append(row(common, "natural_accuracy", "", split, interval))
-    test = photos["test"]
-    right = evaluation.hits(test.logits["target"], test.labels)
-    rows.append(
-        row(
-            common,
-            "natural_accuracy_top5",
-            "",
-            "test",
-            mean(
-                evaluation.hits(test.logits["target"], test.labels, k=min(5, test.logits["target"].shape[1])),
-                test.labels,
-                "micro",
-            ),
-        )
-    )
-    return rows, per_identity(common, "natural_accuracy", "", right.float(), test.labels)
+    for split, right in found.right.items():
+        rows.append(row(common, "natural_accuracy", "", split, mean(right, found.labels[split], "micro")))
+    labels = found.labels["test"]
+    top5 = mean(found.right_top5["test"], labels, "micro")
+    rows.append(row(common, "natural_accuracy_top5", "", "test", top5))
+    return rows, per_identity(common, "natural_accuracy", "", found.right["test"], labels)
 
 
 def evaluator_rows(setup: Setup) -> list[Row]:
@@ -143,10 +129,35 @@ def as_baseline(rows: list[Row]) -> list[Row]:
 
 
 def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
-    """(table rows, per-identity rows, baseline rows for ``curves/``) of one attack run.
+    """(table rows, per-identity rows, baseline rows for ``curves/``) of one attack run; a record.
 
     Without private photos there are no judges: the rows are the target's own confidence.
     """
+    found = store.get(measured_stage(attack), lambda _: ({"rows": records.pack(_attack_rows(attack))}, {}))
+    parts, common = (
+        records.unpack(found.tensors["rows"]),
+        attack_common(attack),
+    )  # what the headline is may change
+    rows, identities, baselines = (
+        [{**r, **{k: common[k] for k in r if k in common}} for r in part] for part in parts
+    )
+    return rows, identities, baselines
+
+
+def measured_stage(attack: Attack) -> Stage:
+    """Of the record of :func:`attack_rows`; its version says how things are measured."""
+    setup, source = attack.setup, inversion.reconstruction_stage(attack, attack.target_stage())
+    roles = (*setup.evaluators, "verifier") if setup.has_photos else ()
+    params = {
+        "setup": setup.name,
+        "judges": list(setup.evaluators),
+        "false_accept_rate": setup.false_accept_rate,
+    }
+    upstream = (source.key, *(targets.judge_stage(setup, role).key for role in roles))
+    return Stage("measured", f"{source.label}, measured", params, upstream, version=1)
+
+
+def _attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
     setup, common = attack.setup, attack_common(attack)
     judged = inversion.judge_reconstructions(attack)
     made = inversion.reconstruct(attack)
@@ -302,17 +313,6 @@ def take(seen: Judged, index: Tensor) -> Judged:
         {role: part[index] for role, part in seen.logits.items()},
         seen.labels[index],
     )
-
-
-def is_made(attack: Attack) -> bool:
-    """Whether the reconstructions of an attack are in the store."""
-    stage = targets.target_stage(
-        attack.setup,
-        attack.defence,
-        attack.training_seed,
-        attack.multiple or targets.headline(attack.setup, attack.defence),
-    )
-    return find(inversion.reconstruction_stage(attack, stage)) is not None
 
 
 def flatten(parts: Iterable[tuple[list[Row], ...]]) -> list[list[Row]]:

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -279,9 +279,18 @@ def publish(setup: str, *, partial: bool = False) -> list[Path]:
             f"publish: expected complete runs in {_relative(source)}, missing {', '.join(absent) or 'all'}; "
             f"make run SETUP={setup}"
         )
-    copies = [(source / file, PUBLISHED / name / file) for file in expected]
+    return [*_copy((source / file, PUBLISHED / name / file) for file in expected), *copy_results(name)]
+
+
+def copy_results(name: str) -> list[Path]:
+    """Copy the tables, curves, values per person and figures of a setup's runs into the committed results."""
+    source, copies = run_dir(name), []
     for folder in [*(kind.folder for kind in FORMATS.values()), "figures"]:
         copies += [(file, PUBLISHED / folder / file.name) for file in sorted((source / folder).glob("[!.]*"))]
+    return _copy(copies)
+
+
+def _copy(copies: Iterable[tuple[Path, Path]]) -> list[Path]:
     written = []
     for original, target in copies:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lib import attacks, store
 from lib.data.world import data_stage
-from lib.run import combination_report, inversion, priors, sweep, targets
+from lib.run import combination_report, inversion, priors, records, referee_report, success, sweep, targets
 from lib.run.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
 from lib.run.budget import curve_attacks, rival_attacks, rivalled
 from lib.run.inversion import Attack
+from lib.run.notebooks import copy_results
 from lib.run.workbook import Workbook
 from lib.runtime import device
 from lib.store import Stage
@@ -29,16 +31,18 @@ class Step:
 
 
 def plan(book: Workbook) -> list[Step]:
-    """The stages of a study's notebooks, in the order they are made. Times are measured on this machine with a
-    few steps of each network; a training length that is chosen by validation and not known yet is taken to
-    be the longest one tried. A given network has nothing to train and nothing to compare: judges and attacks."""
+    """The stages of a study's notebooks, in the order they are made. An attack that only tables are made of
+    is there when its record is (:mod:`lib.run.records`), and wants no networks then. Times are measured on this
+    machine with a few steps of each network; a training length that is chosen by validation and not known yet is
+    taken to be the longest one tried. A given network has nothing to train and nothing to compare: judges and
+    attacks."""
     setup = book.setup
     data = data_stage(setup)
     steps = [Step(data, store.exists(data), 0.0 if store.exists(data) else DECODE_SECONDS)]
 
-    def add(stage: Stage, seconds: float) -> None:
+    def add(stage: Stage, seconds: float, recorded: bool = False) -> None:
         if all(stage.key != step.stage.key for step in steps):
-            there = store.exists(stage)
+            there = recorded or store.exists(stage)
             steps.append(Step(stage, there, 0.0 if there else seconds))
 
     def add_prior(stage: Stage, kind: str) -> None:
@@ -74,28 +78,55 @@ def plan(book: Workbook) -> list[Step]:
         for seed in book.training_seeds:
             add_target(defence, seed, _length(book, defence))
     for defence in book.study.pages:
-        add_target(defence, book.training_seeds[0], _length(book, defence))
-    for attack in [
+        length = _length(book, defence)
+        stage = targets.target_stage(setup, defence, book.training_seeds[0], length)
+        if not store.exists(records.answers_stage(stage)):
+            add_target(defence, book.training_seeds[0], length)
+    whole = [
         *book.headline_attacks(),
         *book.frontier_attacks(),
         *curve_attacks(book),
         *(book.attack("none", seed, budget=curve_attacks(book)[0].budget) for seed in book.training_seeds),
         *(attack for defence in rivalled(book) for attack in rival_attacks(book, defence)),
         *_ablations(book, longest),
+    ]
+    for i, attack in enumerate([*whole, *recorded(book)]):
+        sized = replace(attack, multiple=attack.multiple or _length(book, attack.defence))
+        if i >= len(whole) and store.exists(success.stage(sized)):
+            add(inversion.reconstruction_stage(sized, sized.target_stage()), 0.0, recorded=True)
+            continue
+        stage = add_target(sized.defence, sized.training_seed, sized.multiple)
+        add_prior(sized.prior_stage(stage), sized.prior)
+        if "students" in attacks.get(sized.attack).needs:
+            for student in inversion.student_stages(sized, stage):
+                add(student, STUDENT_SECONDS)
+        _add_attack(sized, add, stage)
+    return steps
+
+
+def keep(book: Workbook) -> list[Path]:
+    """Measure and record every attack of :func:`recorded` that is made, and copy what is measured and recorded into
+    the committed results; the files written. Nothing is trained or attacked."""
+    refereed = referee_report.runs(book)
+    for attack in recorded(book):
+        if store.exists(inversion.reconstruction_stage(attack, attack.target_stage())):
+            success.measure([attack])
+            book.invert([attack])
+            book.train_at([(attack.defence, attack.training_seed, attack.multiple)])
+            if attack in refereed:
+                referee_report.confidence(attack)
+    return [*copy_results(book.setup.name), *records.keep(book.setup.name)]
+
+
+def recorded(book: Workbook) -> list[Attack]:
+    """The attacks of notebooks 11, 12 and 14 to 17, of which tables want no more than their records."""
+    return [
         *sweep.attacks(book),
         *combination_report.attacks(book),
         *book.listed_attacks([*book.study.compared, *book.study.adaptive]),
         *book.listed_attacks(book.study.referee, seeds=book.study.referee_seeds),
         *book.listed_attacks(book.study.curves, ["none"]),
-    ]:
-        length = attack.multiple or _length(book, attack.defence)
-        stage = add_target(attack.defence, attack.training_seed, length)
-        add_prior(attack.prior_stage(stage), attack.prior)
-        if "students" in attacks.get(attack.attack).needs:
-            for student in inversion.student_stages(attack, stage):
-                add(student, STUDENT_SECONDS)
-        _add_attack(attack, add, stage)
-    return steps
+    ]
 
 
 def _ablations(book: Workbook, longest: float) -> list[Attack]:

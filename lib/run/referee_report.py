@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from lib import evaluation, store
 from lib.attacks.referee import Diagnostic, Entry, Evidence, Member, Verdict, choose, judge, plain_confidence
 from lib.attacks.referee.ensemble import VIEWS
 from lib.plots import label
-from lib.run import inversion, measures, success, targets
+from lib.run import inversion, measures, records, success, targets
 from lib.run.budget import curve_attacks
 from lib.run.inversion import Attack
 from lib.run.workbook import Workbook
 from lib.runtime import device
 from lib.store import Stage
+
+LOOKS = 16  # px
 
 
 def runs(book: Workbook) -> list[Attack]:
@@ -32,61 +38,63 @@ def verdicts(book: Workbook) -> dict[str, Verdict]:
 
 def evidence(book: Workbook, members: list[Attack]) -> Evidence:
     """What the store knows of one model's ensemble."""
-    setup, trained = book.setup, members[0].target()
+    setup, answers = book.setup, records.answers_of(members[0])
     found = {_member(outcome.attack): outcome for outcome in success.measure(members)}
+    seen = {member: _seen(outcome.attack) for member, outcome in found.items()}
     main = next(iter(setup.evaluators))
-    photos = inversion.judge_photos(setup, trained, "target")["test"]
     judged = inversion.judge_photos(setup, targets.judge(setup, main), main)["test"]
     return Evidence(
-        {member: _entry(outcome.attack) for member, outcome in found.items()},
-        choose({member: confidence(outcome.attack) for member, outcome in found.items()}),
+        {member: Entry(seen[member]["looks"].float() / 255, found[member].history) for member in found},
+        choose({member: parts["confidence"] for member, parts in seen.items()}),
         {
             role: {member: outcome.hits[role] for member, outcome in found.items()}
             for role in setup.evaluators
         },
         {member: outcome.hits[success.VERIFIER] for member, outcome in found.items()},
         {member: outcome.before[success.VERIFIER] for member, outcome in found.items()},
-        evaluation.hits(photos.logits["target"], photos.labels),
+        answers.right["test"],
         evaluation.hits(judged.logits[main], judged.labels),
-        photos.labels,
+        answers.labels["test"],
         _curve(book, members[0].defence),
-        diagnostic(trained),
+        diagnostic(answers.training),
     )
 
 
 def confidence(attack: Attack) -> Tensor:
-    """(K, m): what the target says of an attack's reconstructions through the referee's views; a stage."""
-    source = inversion.reconstruction_stage(attack, attack.target().stage)
-    stage = Stage(
-        "refereed", f"{source.label}, refereed", {"seed": measures.SEED, "views": VIEWS}, (source.key,)
-    )
+    """(K, m): what the target says of an attack's reconstructions through the referee's views."""
+    return _seen(attack)["confidence"]
+
+
+def _seen(attack: Attack) -> dict[str, Tensor]:
+    """``confidence`` (K, m), and ``looks`` (K, m, 3, s, s) uint8: the reconstructions, small, to see copies by; a
+    record."""
+    source = inversion.reconstruction_stage(attack, attack.target_stage())
+    params = {"setup": attack.setup.name, "seed": measures.SEED, "views": VIEWS, "looks": LOOKS}
+    stage = Stage("refereed", f"{source.label}, refereed", params, (source.key,))
 
     def make(_: store.Checkpoint) -> tuple[dict, dict]:
-        labels, model = inversion.reconstruct(attack).labels, attack.target().model.to(device())
-        found = plain_confidence(model, _entry(attack).images, labels, seed=measures.SEED)
-        return {"confidence": found}, {}
+        made, model = inversion.reconstruct(attack), attack.target().model.to(device())
+        images = inversion.pictures(attack, range(len(made.labels)), made.selected)
+        found = plain_confidence(model, images, made.labels, seed=measures.SEED)
+        looks = adaptive_avg_pool2d(images.flatten(0, 1), LOOKS).mul(255).round().byte()
+        return {"confidence": found, "looks": looks.unflatten(0, images.shape[:2])}, {}
 
-    return store.get(stage, make).tensors["confidence"]
+    return store.get(stage, make).tensors
 
 
 def _member(attack: Attack) -> Member:
     return Member(attack.attack, attack.prior, attack.budget, attack.attack_seed)
 
 
-def _entry(attack: Attack) -> Entry:
-    made = inversion.reconstruct(attack)
-    return Entry(inversion.pictures(attack, range(len(made.labels)), made.selected), made.history)
-
-
 def _curve(book: Workbook, defence: str) -> list[tuple[float, np.ndarray]]:
     """The study's first attack under every budget that was run on this model."""
-    made = [attack for attack in curve_attacks(book, defence) if measures.is_made(attack)]
+    made = [attack for attack in curve_attacks(book, defence) if success.is_there(attack)]
     return [(outcome.passes, outcome.per_person()) for outcome in success.measure(made)]
 
 
-def diagnostic(trained: targets.Trained) -> Diagnostic:
+def diagnostic(training: Mapping[str, Any]) -> Diagnostic:
     """What the defence recorded of itself in training; NoDef has nothing to move."""
-    recorded = trained.meta.get("diagnostics") or {}
+    recorded = training.get("diagnostics") or {}
     if not recorded:
         return Diagnostic("no defence", float("nan"), True)
     name, value = next(iter(recorded.items()))

@@ -1,20 +1,26 @@
-"""What the judges say of an attack, per identity: the raw material of paired comparisons between attacks."""
+"""What the judges say of an attack, per identity: the raw material of paired comparisons between attacks; a record."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
-from lib import statistics
-from lib.run import gallery, inversion, measures
+from lib import statistics, store
+from lib.run import gallery, inversion, measures, targets
+from lib.run.exhibits import shown_people
 from lib.run.gallery import Gallery
 from lib.run.inversion import Attack
 from lib.statistics import Interval, PairedComparison
+from lib.store import Stage
 
 VERIFIER = "verifier"
+QUALITY = 95  # of the faces kept, as JPEG
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,18 @@ class Outcome:
             kept reconstructions it takes for the person; people in ascending order.
         before: the same of the prior samples that they began as.
         people: (K,) the identities attacked, ascending.
-        cost: of :class:`lib.attacks.Reconstructions`, per person.
+        faces: (k, 3, S, S) in [0, 1]: of the :func:`lib.run.exhibits.shown_people`, the reconstruction that the target
+            likes best; none of an attack that leaves some of them out.
+        cost: of :class:`lib.attacks.Reconstructions`, per person. history: rows of its optimisation.
     """
 
     attack: Attack
     hits: dict[str, Tensor]
     before: dict[str, Tensor]
     people: np.ndarray
+    faces: Tensor
     cost: dict[str, float]
+    history: list[dict[str, float]]
 
     @property
     def passes(self) -> float:
@@ -49,19 +59,75 @@ class Outcome:
 
 
 def measure(attacks: Sequence[Attack]) -> list[Outcome]:
-    """Outcomes of attacks on one setup, in their order; each is read from the store once."""
-    enrolled = gallery.of_setup(attacks[0].setup) if attacks else None
-    return [_outcome(attack, enrolled) for attack in attacks]
+    """Outcomes of attacks, in their order, run if need be."""
+    return [_outcome(attack) for attack in attacks]
 
 
-def _outcome(attack: Attack, enrolled: Gallery) -> Outcome:
+def stage(attack: Attack) -> Stage:
+    """Of the record."""
+    setup, source = attack.setup, inversion.reconstruction_stage(attack, attack.target_stage())
+    params = {
+        "setup": setup.name,
+        "judges": list(setup.evaluators),
+        "false_accept_rate": setup.false_accept_rate,
+    }
+    upstream = [source.key, *(targets.judge_stage(setup, role).key for role in (*setup.evaluators, VERIFIER))]
+    return Stage("outcome", f"{source.label}, outcome", params, tuple(upstream))
+
+
+def is_there(attack: Attack) -> bool:
+    """Whether an outcome is recorded, or needs no new attack."""
+    made = inversion.reconstruction_stage(attack, attack.target_stage())
+    return store.exists(stage(attack)) or store.exists(made)
+
+
+def _outcome(attack: Attack) -> Outcome:
+    found = store.get(stage(attack), lambda _: _record(attack))
+    parts: dict[str, dict[str, Tensor]] = {"hits": {}, "before": {}}
+    for name, tensor in found.tensors.items():
+        kind, _, judge = name.partition(".")
+        if kind in parts:
+            parts[kind][judge] = tensor
+    faces = _unpacked(found.tensors["faces"], attack.setup.image_size)
+    people = found.tensors["people"].numpy()
+    return Outcome(attack, *parts.values(), people, faces, found.meta["cost"], found.meta["history"])
+
+
+def _record(attack: Attack) -> tuple[dict[str, Tensor], dict[str, object]]:
     made, judged = inversion.reconstruct(attack), inversion.judge_reconstructions(attack)
-    kept = measures.kept_index(made.selected, made.latents.shape[1])
-    hits, before = (
-        _verdicts(attack, measures.take(judged[what], kept), enrolled, made.selected.shape)
-        for what in ("reconstructions", "prior_samples")
-    )
-    return Outcome(attack, hits, before, made.labels.numpy(), made.cost)
+    kept, enrolled = measures.kept_index(made.selected, made.latents.shape[1]), gallery.of_setup(attack.setup)
+    tensors = {"people": made.labels, "faces": _packed(_best_faces(attack, made.labels, made.selected))}
+    for kind, what in (("hits", "reconstructions"), ("before", "prior_samples")):
+        verdicts = _verdicts(attack, measures.take(judged[what], kept), enrolled, made.selected.shape)
+        tensors |= {f"{kind}.{judge}": right for judge, right in verdicts.items()}
+    return tensors, {"cost": made.cost, "history": made.history}
+
+
+def _best_faces(attack: Attack, people: Tensor, selected: Tensor) -> Tensor:
+    """(k,3,S,S) of the shown people; (0,3,S,S) if the attack leaves some of them out."""
+    shown = torch.tensor(shown_people(attack.target().model.num_classes))
+    if not torch.isin(shown, people).all():
+        return torch.zeros(0, 3, attack.setup.image_size, attack.setup.image_size)
+    rows = torch.searchsorted(people, shown)
+    return inversion.pictures(attack, rows, selected[rows, :1])[:, 0]
+
+
+def _packed(faces: Tensor) -> Tensor:
+    """Faces (k,3,S,S) in a row, as the bytes of a JPEG; empty for none."""
+    if not len(faces):
+        return torch.zeros(0, dtype=torch.uint8)
+    row = torch.cat(list(faces.mul(255).round().byte()), 2).movedim(0, 2)
+    file = io.BytesIO()
+    Image.fromarray(row.numpy()).save(file, "JPEG", quality=QUALITY)
+    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+
+
+def _unpacked(packed: Tensor, size: int) -> Tensor:
+    """Inverse of :func:`_packed`."""
+    if not len(packed):
+        return torch.zeros(0, 3, size, size)
+    row = np.asarray(Image.open(io.BytesIO(packed.numpy().tobytes()), formats=["JPEG"]).convert("RGB"))
+    return torch.stack(torch.from_numpy(row.copy()).movedim(2, 0).float().div(255).split(size, 2))
 
 
 def _verdicts(

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from lib import plots, results, statistics
 from lib.errors import UserError
 from lib.plots import label
-from lib.run import measures, success
+from lib.run import measures, records, success
 from lib.run.inversion import Attack
 from lib.run.tables import points as points_text
 from lib.run.tradeoff_report import ALLOWED_LOSS
@@ -171,7 +171,7 @@ def curve_row(
     return {
         "setup": attack.setup.name,
         "defence": attack.defence,
-        "training_steps": attack.target().steps,
+        "training_steps": records.answers_of(attack).steps,
         "prior": attack.prior,
         "attack": attack.attack,
         "budget": attack.budget,
