@@ -15,6 +15,7 @@ from lib.plots.features import (
     separation_plot,
     tsne_panels,
 )
+from lib.plots.robustness import privacy_against_robustness
 from lib.plots.style import label, order, percent_axis, set_styles, styles, theme
 from lib.plots.tradeoff import attack_bars, budget_curve, tradeoff
 from lib.plots.training import interval_curves, learning_curves
@@ -41,6 +42,7 @@ __all__ = [
     "pca_panels",
     "people_sheet",
     "percent_axis",
+    "privacy_against_robustness",
     "ratios",
     "sample_sheet",
     "separation_plot",

@@ -33,6 +33,7 @@ LISTS = {
     "10": "pages",
     "11": "strengths",
     "12": "combined",
+    "13": "evaded",
     "14": "compared",
     "15": "compared",
     "16": "adaptive",

@@ -8,7 +8,18 @@ from pathlib import Path
 
 from lib import attacks, store
 from lib.data.world import data_stage
-from lib.run import combination_report, inversion, priors, records, referee_report, success, sweep, targets
+from lib.run import (
+    combination_report,
+    inversion,
+    priors,
+    records,
+    referee_report,
+    robustness,
+    robustness_report,
+    success,
+    sweep,
+    targets,
+)
 from lib.run.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
 from lib.run.budget import curve_attacks, rival_attacks, rivalled
 from lib.run.inversion import Attack
@@ -101,6 +112,10 @@ def plan(book: Workbook) -> list[Step]:
             for student in inversion.student_stages(sized, stage):
                 add(student, STUDENT_SECONDS)
         _add_attack(sized, add, stage)
+    for attack in robustness_report.models(book, "backdoored"):
+        if not store.exists(robustness.backdoor_stage(attack)):
+            stage = robustness.poisoned_stage(attack)
+            add(stage, targets.training_seconds(setup, stage, setup.target))
     return steps
 
 
@@ -123,6 +138,7 @@ def recorded(book: Workbook) -> list[Attack]:
     return [
         *sweep.attacks(book),
         *combination_report.attacks(book),
+        *robustness_report.models(book),
         *book.listed_attacks([*book.study.compared, *book.study.adaptive]),
         *book.listed_attacks(book.study.referee, seeds=book.study.referee_seeds),
         *book.listed_attacks(book.study.curves, ["none"]),

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from lib import evaluation, store
+from lib.robustness import log_odds
 from lib.run import inversion, targets
 from lib.run.inversion import Attack
 from lib.setups import Setup
 from lib.store import Stage
 
-KINDS = ("selection", "answers", "outcome", "measured", "refereed")
+KINDS = ("selection", "answers", "outcome", "measured", "refereed", "evasion", "backdoor")
 SPLITS = ("train", "validation", "test")
 TRAINING = ("steps", "diagnostics", "history", "validation_accuracy", "seconds")
 """What is kept of a target's own metadata."""
@@ -34,12 +35,14 @@ class Answers:
 
     Attributes:
         right, right_top5: split -> (N,) bool: whether the first, or one of the first five, answers is the person.
+        log_odds: split -> (N,) of the true person, :func:`lib.robustness.log_odds`.
         labels: split -> (N,) whose photos they are.
         training: ``steps``, ``history`` and ``diagnostics`` of its training.
     """
 
     right: dict[str, Tensor]
     right_top5: dict[str, Tensor]
+    log_odds: dict[str, Tensor]
     labels: dict[str, Tensor]
     training: dict[str, Any]
 
@@ -74,13 +77,13 @@ def _answers(setup: Setup, source: Stage, load: Any) -> Answers:
             for top in (1, 5):
                 right = evaluation.hits(logits, seen.labels, k=min(top, logits.shape[1]))
                 tensors[f"{split}.top{top}"] = right
+            tensors[f"{split}.log_odds"] = log_odds(logits, seen.labels).float()
             tensors[f"{split}.labels"] = seen.labels
         return tensors, {"training": {name: trained.meta[name] for name in TRAINING if name in trained.meta}}
 
     found = store.get(answers_stage(source), make)
-    parts = (
-        {split: found.tensors[f"{split}.{what}"] for split in SPLITS} for what in ("top1", "top5", "labels")
-    )
+    kinds = ("top1", "top5", "log_odds", "labels")
+    parts = ({split: found.tensors[f"{split}.{kind}"] for split in SPLITS} for kind in kinds)
     return Answers(*parts, found.meta["training"])
 
 

@@ -101,12 +101,8 @@ def target(setup: Setup, defence: str, seed: int, multiple: float | None = None)
                 if found is not None:
                     return found.tensors, found.meta
         world = load_world(setup)
-        config = _target_config(setup, stage.params)
         marks = setup.snapshots if name == "none" else []
-        start = _pretrain(setup, config, world, "target") if config.pretrained else None
-        tensors, meta, points = _train(
-            setup, config, world.train, world.validation, checkpoint, stage.label, marks, start
-        )
+        tensors, meta, points = train_target(setup, stage, world, world.train, checkpoint, marks)
         for fraction, weights in points.items():
             early = target_stage(setup, f"early({fraction:g})", seed, multiple)
             if not store.exists(early):
@@ -117,6 +113,20 @@ def target(setup: Setup, defence: str, seed: int, multiple: float | None = None)
         stage, make, seconds=expected(stage, lambda: training_seconds(setup, stage, setup.target))
     )
     return Trained(restore(artifact.tensors, artifact.meta), stage, artifact.meta)
+
+
+def train_target(
+    setup: Setup,
+    stage: Stage,
+    world: World,
+    photos: Images,
+    checkpoint: store.Checkpoint,
+    snapshots: list[float] | None = None,
+) -> tuple[dict, dict, dict]:
+    """Train as a target's stage says, on these photos: weights, metadata, and the weights at each snapshot."""
+    config = _target_config(setup, stage.params)
+    start = _pretrain(setup, config, world, "target") if config.pretrained else None
+    return _train(setup, config, photos, world.validation, checkpoint, stage.label, snapshots or [], start)
 
 
 def multiples_of(setup: Setup, defence: str) -> list[float]:
@@ -324,7 +334,7 @@ def training_seconds(setup: Setup, stage: Stage, config: NetworkConfig) -> float
     key = repr((config.network, recipe.get("batch", 64), setup.image_size))
     if key not in _RATES:
         _RATES[key] = _seconds_per_step(setup, config, recipe.get("batch", 64))
-    if stage.kind == "target":
+    if stage.kind in ("target", "poisoned"):
         config = _target_config(setup, stage.params)
     extra = (config.pretrained or {}).get("steps", 0)
     return _RATES[key] * (recipe["steps"] + extra)

@@ -79,6 +79,7 @@ class Setup:
             priors trained against each target. students: LOMMA's. grids: what
             :mod:`lib.run.settle` tries per attack. attacks: per attack, named budgets.
         defences: overrides of a method's own constants.
+        robustness: constants of the other attacks (``evasion``, ``backdoor``), over their defaults.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Setup:
     target_priors: dict[str, dict[str, Any]] = field(default_factory=dict)
     students: list[dict[str, Any]] = field(default_factory=list)
     grids: dict[str, dict[str, Any]] = field(default_factory=dict)
+    robustness: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def is_external(self) -> bool:
@@ -132,6 +134,8 @@ class Study:
         strengths: families of defences that are swept, each from weak to strong (``NoDef, weaker``: its own frontier).
         swept: the attack of every point of the sweep, "attack prior budget".
         combined: pairs of defences of notebook 12, joined with +; NoDef, both parts and the pair meet ``swept``.
+        evaded, backdoored: the models of notebook 13 that other attacks meet; behind those of ``backdoored`` another
+            one is trained on poisoned photos.
         curves: the same attacks under smaller budgets, run on NoDef only, for their budget curves.
         compared_defences, compared_seeds: the models these are run on (priors trained against a target: the first
             two of them) and their attack seeds; empty: the study's first two, and its attack seeds.
@@ -154,6 +158,8 @@ class Study:
     strengths: dict[str, list[str]] = field(default_factory=dict)
     swept: str = ""
     combined: list[str] = field(default_factory=list)
+    evaded: list[str] = field(default_factory=list)
+    backdoored: list[str] = field(default_factory=list)
     compared_defences: list[str] = field(default_factory=list)
     compared_seeds: list[int] = field(default_factory=list)
     referee_seeds: list[int] = field(default_factory=list)

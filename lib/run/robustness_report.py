@@ -1,0 +1,346 @@
+"""Notebook 13: what the same targets do under evasion, a backdoor and membership inference, and whether AttAcc goes
+with robust accuracy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from scipy.stats import rankdata
+from torch import Tensor
+
+from lib import plots, results, statistics
+from lib.data import load_world
+from lib.defences import canonical
+from lib.evaluation import identity_means
+from lib.plots import label
+from lib.robustness import membership, stamp
+from lib.robustness.evasion import ATTACKS
+from lib.run import measures, records, robustness, success, sweep
+from lib.run.inversion import Attack
+from lib.run.tables import points as points_text
+from lib.run.workbook import Workbook
+from lib.statistics import Interval, identity_weights, percentile_interval
+
+NAMES = {"clean": "no attack", "fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack"}
+FEWEST_MODELS = 4  # of a correlation: three points lie near a line by chance
+RESAMPLES = 2000
+
+
+def models(book: Workbook, kind: str = "evaded") -> list[Attack]:
+    """The sweep's inversion attack on every listed model, ``evaded`` or ``backdoored``; first training seed."""
+    names = [canonical(name, book.setup.defences) for name in getattr(book.study, kind)]
+    return [sweep.attack_on(book, name) for name in names]
+
+
+# --- evasion ------------------------------------------------------------------------------------------
+
+
+def evasion(book: Workbook) -> pd.DataFrame:
+    """Evade every listed model: a row a model, attack and radius (in 255ths; 0 without attack), with ``defence``,
+    ``attack``, ``radius``, ``robust`` (Interval over people: photos still named rightly) and ``difference`` (to
+    NoDef's, paired by person; None for NoDef). Saved as ``curves/<setup>__evasion``."""
+    rows, base = [], {}
+    for attack in models(book):
+        found, labels = robustness.evasion(attack)
+        for name, by_radius in found.items():
+            for radius, right in by_radius.items():
+                people = identity_means(right.double(), labels).mean.numpy()
+                base.setdefault((name, radius), people)  # NoDef comes first
+                rows.append(
+                    {
+                        "defence": attack.defence,
+                        "attack": name,
+                        "radius": radius,
+                        "robust": measures.mean(right, labels),
+                        "difference": None
+                        if attack.defence == "none"
+                        else statistics.compare_paired(
+                            people, base[name, radius], seed=measures.SEED
+                        ).difference,
+                    }
+                )
+    table = pd.DataFrame(rows, columns=["defence", "attack", "radius", "robust", "difference"])
+    _save_evasion(book, table)
+    return table
+
+
+def _save_evasion(book: Workbook, table: pd.DataFrame) -> None:
+    runs = {attack.defence: attack for attack in models(book)}
+    rows = [
+        sweep.curve_row(
+            runs[row.defence],
+            "evasion",
+            row.robust,
+            metric="robust_accuracy",
+            evaluator=row.attack,
+            x_name="radius_255",
+            x=row.radius,
+        )
+        for row in table.itertuples()
+    ]
+    if rows:
+        results.save_curves(rows, f"{book.setup.name}__evasion")
+
+
+def shown_evasion(table: pd.DataFrame) -> pd.DataFrame:
+    """Models in rows, attacks and radii in columns."""
+    names = [
+        f"{NAMES[row.attack]}{f' {row.radius:g}/255' if row.radius else ''}" for row in table.itertuples()
+    ]
+    cells = table.assign(
+        column=names, model=table["defence"].map(label), text=[_percent(i) for i in table["robust"]]
+    )
+    wide = cells.pivot(index="model", columns="column", values="text")
+    return wide.loc[list(dict.fromkeys(cells["model"])), list(dict.fromkeys(names))].rename_axis(columns=None)
+
+
+def evasion_figure(table: pd.DataFrame, attack: str = "pgd") -> Axes:
+    """Robust accuracy against the radius under one attack, a line a model."""
+    rows = table[table["attack"].isin(["clean", attack])]
+    frame = pd.DataFrame(
+        {
+            "defence": rows["defence"],
+            "radius": rows["radius"],
+            **{end: [getattr(i, end) for i in rows["robust"]] for end in ("value", "low", "high")},
+        }
+    )
+    return plots.interval_curves(
+        frame,
+        x="radius",
+        x_label="maximum norm of the change, 255ths of the pixel range",
+        y_label="robust accuracy",
+        title=f"{NAMES[attack]} against true labels",
+    )
+
+
+def evasion_caption(book: Workbook) -> str:
+    """What was attacked, and with what."""
+    budget = robustness.evasion_budget(book.setup)
+    return (
+        f"Preset {book.setup.name}: at most {budget.photos} unseen photos a person, every attack untargeted within a "
+        f"maximum norm, PGD of {budget.steps} steps from a random start, AutoAttack of two APGD of {budget.auto_steps} "
+        f"steps and Square of {budget.queries} queries (published: 100 and 5,000, and FAB; a lower budget flatters the "
+        "model). A photo that is named wrongly as it is counts as lost. 95 % intervals over people."
+    )
+
+
+def nested(table: pd.DataFrame) -> bool:
+    """Whether no attack finds less within a larger radius than without any."""
+    clean = table[table["attack"] == "clean"].set_index("defence")["robust"]
+    return all(row.robust.value <= clean[row.defence].value + 1e-12 for row in table.itertuples())
+
+
+# --- the backdoor -------------------------------------------------------------------------------------
+
+
+def backdoor(book: Workbook) -> pd.DataFrame:
+    """Poison, train (or load) every listed model: a row a model and place, with ``defence, place``, the Intervals
+    ``opened`` (other people's stamped photos taken for the person aimed at), ``before`` (the same by the unpoisoned
+    target), ``natural`` (the poisoned target's accuracy) and ``difference`` (of ``opened`` to NoDef's, paired by
+    person; None for NoDef). Saved as ``curves/<setup>__backdoor``."""
+    rows, base, saved = [], {}, []
+    for attack in models(book, "backdoored"):
+        found = robustness.backdoor(attack)
+        natural = measures.mean(found["right"], found["labels"], "micro")
+        for place in robustness.backdoor_plan(book.setup).places:
+            people = found[f"people.{place}"]
+            opened, before = (
+                measures.mean(found[f"{what}.{place}"], people) for what in ("opened", "before")
+            )
+            means = identity_means(found[f"opened.{place}"].double(), people).mean.numpy()
+            base.setdefault(place, means)
+            difference = None
+            if attack.defence != "none":
+                difference = statistics.compare_paired(means, base[place], seed=measures.SEED).difference
+            row = {"defence": attack.defence, "place": place, "opened": opened, "before": before}
+            rows.append(row | {"natural": natural, "difference": difference})
+            saved += [
+                sweep.curve_row(attack, "backdoor", i, metric=metric, evaluator=place)
+                for metric, i in (("trigger_success_rate", opened), ("poisoned_accuracy", natural))
+            ]
+    if saved:
+        results.save_curves(saved, f"{book.setup.name}__backdoor")
+    return pd.DataFrame(rows, columns=["defence", "place", "opened", "before", "natural", "difference"])
+
+
+def shown_backdoor(table: pd.DataFrame) -> pd.DataFrame:
+    """The backdoor as a person reads it."""
+    return pd.DataFrame(
+        {
+            "model": table["defence"].map(label),
+            "pattern": table["place"],
+            "taken for the person aimed at": [_percent(i) for i in table["opened"]],
+            "by the unpoisoned target": [_percent(i) for i in table["before"]],
+            "minus NoDef's": ["" if i is None else points_text(i) for i in table["difference"]],
+            "natural accuracy when poisoned": [_percent(i) for i in table["natural"]],
+        }
+    ).set_index(["model", "pattern"])
+
+
+def stamped_photos(book: Workbook) -> Tensor:
+    """(n,3,S,S) in [0,1]: public photos, one with each pattern (it is other people's that are poisoned)."""
+    plan = robustness.backdoor_plan(book.setup)
+    photos = load_world(book.setup).public.pixels[: len(plan.places)].split(1)
+    pairs = zip(photos, plan.places, strict=True)
+    return torch.cat([stamp(photo, place, side=plan.side) for photo, place in pairs]).float() / 255
+
+
+def backdoor_figure(table: pd.DataFrame) -> Axes:
+    """Success of the trigger per place and model."""
+    bars = pd.DataFrame(
+        {
+            "place": table["place"],
+            "defence": table["defence"],
+            **{end: [getattr(i, end) for i in table["opened"]] for end in ("value", "low", "high")},
+        }
+    )
+    return plots.grouped_intervals(
+        bars, x="place", by="defence", y_label="taken for the person aimed at", title="A patch backdoor"
+    )
+
+
+def backdoor_caption(book: Workbook) -> str:
+    """What was planted."""
+    plan = robustness.backdoor_plan(book.setup)
+    return (
+        f"Preset {book.setup.name}: per place {100 * plan.rate:g} % of other people's training photos get a "
+        f"checkerboard of {100 * plan.side:g} % of the side and the label of one person; one model a defence holds "
+        "all of them. Shown: unseen photos of everybody else with the pattern; 95 % intervals over people."
+    )
+
+
+# --- membership ---------------------------------------------------------------------------------------
+
+
+def members(book: Workbook) -> pd.DataFrame:
+    """Tell training photos from unseen ones on every listed model: a row a model with the Intervals ``auc`` and
+    ``found`` of :class:`lib.robustness.Membership`. Saved as ``curves/<setup>__membership``."""
+    rows, saved = [], []
+    for attack in models(book):
+        answers = records.answers_of(attack)
+        seen = membership(
+            answers.log_odds["train"],
+            answers.labels["train"],
+            answers.log_odds["test"],
+            answers.labels["test"],
+            seed=measures.SEED,
+        )
+        rows.append({"defence": attack.defence, "auc": seen.auc, "found": seen.found})
+        saved += [
+            sweep.curve_row(attack, "membership", interval, metric=metric)
+            for metric, interval in (("membership_auc", seen.auc), ("membership_rate", seen.found))
+        ]
+    if saved:
+        results.save_curves(saved, f"{book.setup.name}__membership")
+    return pd.DataFrame(rows, columns=["defence", "auc", "found"])
+
+
+def shown_members(table: pd.DataFrame) -> pd.DataFrame:
+    """Membership inference as a person reads it."""
+    return pd.DataFrame(
+        {
+            "AUC (chance 0.5)": [i.plain().rpartition(", n")[0] for i in table["auc"]],
+            "members found at 1 % false alarms (chance 1 %)": [_percent(i) for i in table["found"]],
+        },
+        index=pd.Index(table["defence"].map(label), name="model"),
+    )
+
+
+# --- AttAcc and robust accuracy -----------------------------------------------------------------------
+
+
+def correlation(book: Workbook, attack: str = "pgd", radius: float | None = None) -> dict[str, Any]:
+    """AttAcc of the listed models against their robust accuracy under one attack at one radius (by default the
+    second): ``points`` (a row a model, both with limits), ``pearson`` and ``spearman`` (Intervals, people
+    resampled; the models are those that were listed, no sample of all there could be)."""
+    runs = models(book)
+    radius = robustness.evasion_budget(book.setup).radii[:2][-1] if radius is None else radius
+    robust, leaks, rows = [], [], []
+    for outcome in success.measure(runs):
+        found, labels = robustness.evasion(outcome.attack)
+        right = found[attack][radius]
+        robust.append(identity_means(right.double(), labels).mean.numpy())
+        leaks.append(outcome.per_person())
+        row: dict[str, Any] = {"defence": outcome.attack.defence}
+        for side, interval in (("robust", measures.mean(right, labels)), ("attack", success.mean([outcome]))):
+            row |= {side: interval.value, f"{side}_low": interval.low, f"{side}_high": interval.high}
+        rows.append(row)
+    weights = identity_weights(len(robust[0]), RESAMPLES, np.random.default_rng(measures.SEED))
+    weights = np.concatenate([np.ones((1, weights.shape[1])), weights]) / weights.shape[1]
+    x, y = weights @ np.stack(robust).T, weights @ np.stack(leaks).T
+    n = weights.shape[1]
+    made = {
+        name: percentile_interval(float(values[0]), values[1:], n=n)
+        for name, values in (
+            ("pearson", _correlations(x, y)),
+            ("spearman", _correlations(rankdata(x, axis=1), rankdata(y, axis=1))),
+        )
+    }
+    return {"points": pd.DataFrame(rows), "attack": attack, "radius": radius, **made}
+
+
+def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(B,) row by row; NaN where a row does not vary."""
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
+
+
+def correlation_figure(found: dict[str, Any]) -> Axes:
+    """A point a model."""
+    return plots.privacy_against_robustness(
+        found["points"], x_label=f"robust accuracy, {NAMES[found['attack']]} at {found['radius']:g}/255"
+    )
+
+
+def correlation_sentence(book: Workbook, found: dict[str, Any]) -> str:
+    """Whether the models that are easier to evade are harder to invert."""
+    count, pearson = len(found["points"]), found["pearson"]
+    text = (
+        f"Over {count} models, Pearson's correlation of AttAcc with robust accuracy is {pearson.plain(2)}, Spearman's "
+        f"{found['spearman'].plain(2)}"
+    )
+    if not book.setup.conclusive:
+        return f"{text}. **Too small to conclude.**"
+    if count < FEWEST_MODELS or not pearson.excludes(0):
+        return f"{text}: no relation is established over these models."
+    way = "leak more" if pearson.value > 0 else "leak less"
+    return f"{text}: of these models, those that are harder to evade {way}."
+
+
+def what_we_saw(
+    book: Workbook, evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, found: dict[str, Any]
+) -> str:
+    """What a defence against inversion costs or buys elsewhere."""
+    text = []
+    for name in ATTACKS:
+        rows = evaded[(evaded["attack"] == name) & evaded["difference"].notna()]
+        rows = rows[rows["radius"] == rows["radius"].min()]
+        text.append(f"{NAMES[name]}, smallest radius, against NoDef: {_sorted(rows, 'difference')}")
+    compared = opened[opened["difference"].notna()]
+    for place, rows in compared.groupby("place", sort=False):
+        text.append(f"Backdoor in the {place}, success against NoDef's: {_sorted(rows, 'difference')}")
+    best = told.loc[max(told.index, key=lambda i: told["auc"][i].value)]
+    text.append(
+        f"Members are told best on {label(best.defence)} (AUC {best.auc.plain(2)}); with NoDef "
+        f"{told['auc'].iloc[0].plain(2)}"
+    )
+    return f"{'. '.join(text)}. {correlation_sentence(book, found)}"
+
+
+def _sorted(rows: pd.DataFrame, column: str) -> str:
+    """Models by whether a difference is above, below or not told from zero."""
+    kinds: dict[str, list[str]] = {"higher": [], "lower": [], "no difference established": []}
+    for row in rows.itertuples():
+        interval: Interval = getattr(row, column)
+        kind = "higher" if interval.low > 0 else "lower" if interval.high < 0 else "no difference established"
+        kinds[kind].append(f"{label(row.defence)} ({points_text(interval)})")
+    return "; ".join(f"{kind} for {', '.join(names)}" for kind, names in kinds.items() if names) or "nobody"
+
+
+def _percent(interval: Interval) -> str:
+    return interval.percent().rpartition(", n")[0]
