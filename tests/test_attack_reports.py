@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from conftest import TINY
+from toys import attacked_book
 
 from lib import attacks, results
 from lib.attacks.referee import Entry, combine
@@ -30,22 +29,8 @@ from lib.run import (
 )
 from lib.run.plan import plan
 from lib.run.workbook import Workbook, open_workbook
-from lib.setups import Study, load_setup, setup_names
+from lib.setups import Study, setup_names
 from lib.statistics import Interval
-
-ATTACKS = {
-    "lomma_gmi": {"headline": {"candidates": 2, "keep": 1, "steps": 2, "views": 1}},
-    "kedmi": {"headline": {"candidates": 2, "keep": 1, "steps": 2, "views": 1}},
-    "brep": {"headline": {"pool": 20, "candidates": 1, "steps": 2, "directions": 4, "views": 1}},
-}
-LISTED = {
-    "compared": ["ppa eigenfaces headline", "lomma_gmi eigenfaces headline", "kedmi inversion_gan headline",
-                 "brep eigenfaces headline"],
-    "adaptive": ["ppa eigenfaces quick", "ppa+eot2 eigenfaces quick", "ppa+re_prior eigenfaces quick",
-                 "ppa+eot3 eigenfaces quick 2"],
-    "curves": ["ppa eigenfaces quick"],
-    "referee": ["ppa eigenfaces headline", "ppa+eot2 eigenfaces quick", "brep eigenfaces headline"],
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def book(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
-    monkeypatch.setenv("MIDRE_CACHE", str(folder / "cache"))
-    monkeypatch.setenv("RESULTS_DIR", str(folder / "results"))
-    monkeypatch.setenv("MIDRE_TRAIN", "1")
-    content = copy.deepcopy(TINY)
-    content["image_size"] = 16
-    content["attacks"] |= ATTACKS
-    content["target_priors"] = {"inversion_gan": {"steps": 2, "batch": 8, "width": 4, "latent_dim": 4}}
-    network = {"kind": "residual", "widths": [4, 4, 4, 8]}
-    content["students"] = [{"network": network, "steps": 2, "batch": 8}]
-    content["grids"] = {"ppa": {"prior": "eigenfaces", "budget": "quick", "learning_rate": [0.05, 0.2]}}
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(content))
-    study = Study(
-        "digits", ["none", "re(0.1,0.4)", "fe(0.5)"], [0], [0], ["ppa"], "eigenfaces", "headline", **LISTED
-    )
-    return Workbook(load_setup(path), study, tuple(study.defences), (0,), (0,))
+    return attacked_book(folder, monkeypatch)
 
 
 def test_every_listed_attack_is_run_on_every_compared_model(book: Workbook) -> None:

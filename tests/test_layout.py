@@ -25,6 +25,7 @@ ROOMS = (
     "evaluation",
     "features",
     "statistics",
+    "robustness",
     "results",
     "plots",
     "run",
@@ -55,7 +56,13 @@ EXPECTED_TOP = {
     "tests",
 }
 TOOLS = {"jupyterlab", "ipykernel", "nbstripout", "pytest-xdist", "ruff"}  # used, never imported
-IMPORT_NAMES = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml", "ipython": "IPython"}
+IMPORT_NAMES = {
+    "scikit-learn": "sklearn",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "ipython": "IPython",
+    "adversarial-robustness-toolbox": "art",
+}
 PYTHON_FILES = sorted([*(ROOT / "lib").rglob("*.py"), *(ROOT / "tests").rglob("*.py")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -137,6 +137,13 @@ def test_first_cells_and_kernel(path):
 
 
 @each_notebook
+def test_links_lead_somewhere(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert links and not [link for link in links if not (path.parent / link).exists()]
+
+
+@each_notebook
 def test_committed_source_is_stripped(path):
     command = [sys.executable, "-m", "nbstripout", "--verify", *STRIP, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -277,3 +277,10 @@ def test_the_words_follow_the_numbers(book: Workbook) -> None:
     few = sure | {"points": points[:3]}
     for found in (unsure, few):
         assert "no relation is established" in report.correlation_sentence(large, found)
+
+
+def test_correlations_are_numpys_and_empty_where_nothing_varies() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 3, 5))
+    expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]
+    assert report._correlations(x, y) == pytest.approx(expected)
+    assert np.isnan(report._correlations(np.ones((1, 4)), y[:1, :4])).all()

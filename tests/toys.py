@@ -3,19 +3,24 @@ and people told apart by a bar, for trainings."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from conftest import TINY
 from torch import Tensor, nn
 
 from lib.attacks import Reconstructions
 from lib.data import Images
 from lib.models import build_classifier
 from lib.priors import StyleSpec
+from lib.run.workbook import Workbook
 from lib.runtime import generator
+from lib.setups import Study, load_setup
 from lib.store import Checkpoint
 from lib.training import Augmentation, Defence, Recipe, TrainingResult, train_classifier
 
@@ -217,3 +222,38 @@ def assert_resumes(
     assert same(whole.model.state_dict(), resumed.model.state_dict())
     assert whole.history == resumed.history and whole.diagnostics == resumed.diagnostics
     return whole
+
+
+ATTACKS = {
+    "lomma_gmi": {"headline": {"candidates": 2, "keep": 1, "steps": 2, "views": 1}},
+    "kedmi": {"headline": {"candidates": 2, "keep": 1, "steps": 2, "views": 1}},
+    "brep": {"headline": {"pool": 20, "candidates": 1, "steps": 2, "directions": 4, "views": 1}},
+}
+LISTED = {
+    "compared": ["ppa eigenfaces headline", "lomma_gmi eigenfaces headline", "kedmi inversion_gan headline",
+                 "brep eigenfaces headline"],
+    "adaptive": ["ppa eigenfaces quick", "ppa+eot2 eigenfaces quick", "ppa+re_prior eigenfaces quick",
+                 "ppa+eot3 eigenfaces quick 2"],
+    "curves": ["ppa eigenfaces quick"],
+    "referee": ["ppa eigenfaces headline", "ppa+eot2 eigenfaces quick", "brep eigenfaces headline"],
+}  # fmt: skip
+
+
+def attacked_book(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
+    """The world of :data:`conftest.TINY` with attacks of every kind, in a store of its own."""
+    monkeypatch.setenv("MIDRE_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("RESULTS_DIR", str(folder / "results"))
+    monkeypatch.setenv("MIDRE_TRAIN", "1")
+    content = copy.deepcopy(TINY)
+    content["image_size"] = 16
+    content["attacks"] |= ATTACKS
+    content["target_priors"] = {"inversion_gan": {"steps": 2, "batch": 8, "width": 4, "latent_dim": 4}}
+    network = {"kind": "residual", "widths": [4, 4, 4, 8]}
+    content["students"] = [{"network": network, "steps": 2, "batch": 8}]
+    content["grids"] = {"ppa": {"prior": "eigenfaces", "budget": "quick", "learning_rate": [0.05, 0.2]}}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    study = Study(
+        "digits", ["none", "re(0.1,0.4)", "fe(0.5)"], [0], [0], ["ppa"], "eigenfaces", "headline", **LISTED
+    )
+    return Workbook(load_setup(path), study, tuple(study.defences), (0,), (0,))
