@@ -247,7 +247,7 @@ def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
         np.corrcoef(values["robust"], values["attack"])[0, 1], nan_ok=True
     )
     assert "Too small to conclude" in report.what_we_saw(book, evaded, opened, told, found)
-    assert report.shown_evasion(evaded).shape == (3, 6) and len(report.shown_backdoor(opened)) == 4
+    assert report.shown_evasion(evaded).shape == (6, 3) and len(report.shown_backdoor(opened)) == 4
     assert report.stamped_photos(book).shape == (2, 3, 16, 16)
 
 

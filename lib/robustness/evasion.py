@@ -7,6 +7,7 @@ are those of the adversarial-robustness-toolbox. It has no FAB, and its own Auto
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import TqdmWarning
 
 from lib.errors import UserError
 from lib.runtime import frozen
@@ -97,14 +99,11 @@ def evade(
 
 def _parts(budget: Evasion, classes: int) -> dict[str, list[Callable]]:
     """The attacks that each of :data:`ATTACKS` consists of, made from a classifier and ``eps``."""
-    from art.attacks.evasion import (  # slow to import, and only needed here
-        AutoProjectedGradientDescent,
-        FastGradientMethod,
-        SquareAttack,
-    )
-    from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_pytorch import (
-        ProjectedGradientDescentPyTorch,
-    )
+    with _quiet():  # slow to import, and only needed here
+        from art.attacks.evasion import AutoProjectedGradientDescent, FastGradientMethod, SquareAttack
+        from art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_pytorch import (
+            ProjectedGradientDescentPyTorch,
+        )
 
     common = {"norm": np.inf, "batch_size": budget.batch}
     quiet = common | {"verbose": False}
@@ -131,7 +130,8 @@ def _parts(budget: Evasion, classes: int) -> dict[str, list[Callable]]:
 
 
 def _classifier(target: nn.Module, images: Tensor):
-    from art.estimators.classification import PyTorchClassifier
+    with _quiet():
+        from art.estimators.classification import PyTorchClassifier
 
     where = next(target.parameters()).device
     return PyTorchClassifier(
@@ -142,6 +142,14 @@ def _classifier(target: nn.Module, images: Tensor):
         clip_values=(0.0, 1.0),
         device_type="gpu" if where.type == "cuda" else "cpu",
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The toolbox asks for progress bars of notebooks, which are not wanted and warned about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)
+        yield
 
 
 @contextmanager

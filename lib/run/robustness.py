@@ -11,6 +11,7 @@ from lib import store
 from lib.data import Images, load_world
 from lib.defences import restore
 from lib.robustness import Backdoor, Evasion, evade, poison, stamp
+from lib.robustness.evasion import ATTACKS
 from lib.run import targets
 from lib.run.inversion import Attack
 from lib.run.progress import expected
@@ -60,7 +61,7 @@ def evasion(attack: Attack) -> tuple[dict[str, dict[float, Tensor]], Tensor]:
     for name, right in tensors.items():
         kind, _, radius = name.partition(".")
         found.setdefault(kind, {})[float(radius)] = right
-    return {kind: dict(sorted(by.items())) for kind, by in found.items()}, labels
+    return {kind: dict(sorted(found[kind].items())) for kind in ("clean", *ATTACKS)}, labels
 
 
 def first_photos(images: Images, count: int) -> Images:

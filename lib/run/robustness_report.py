@@ -18,7 +18,6 @@ from lib.defences import canonical
 from lib.evaluation import identity_means
 from lib.plots import label
 from lib.robustness import membership, stamp
-from lib.robustness.evasion import ATTACKS
 from lib.run import measures, records, robustness, success, sweep
 from lib.run.inversion import Attack
 from lib.run.tables import points as points_text
@@ -87,15 +86,17 @@ def _save_evasion(book: Workbook, table: pd.DataFrame) -> None:
 
 
 def shown_evasion(table: pd.DataFrame) -> pd.DataFrame:
-    """Models in rows, attacks and radii in columns."""
-    names = [
-        f"{NAMES[row.attack]}{f' {row.radius:g}/255' if row.radius else ''}" for row in table.itertuples()
-    ]
+    """Attacks and radii in rows, models in columns."""
+    radii = [f"{radius:g}/255" if radius else "" for radius in table["radius"]]
     cells = table.assign(
-        column=names, model=table["defence"].map(label), text=[_percent(i) for i in table["robust"]]
+        attack=table["attack"].map(NAMES),
+        radius=radii,
+        model=table["defence"].map(label),
+        text=[_percent(i) for i in table["robust"]],
     )
-    wide = cells.pivot(index="model", columns="column", values="text")
-    return wide.loc[list(dict.fromkeys(cells["model"])), list(dict.fromkeys(names))].rename_axis(columns=None)
+    wide = cells.pivot(index=["attack", "radius"], columns="model", values="text")
+    rows = pd.MultiIndex.from_frame(cells[["attack", "radius"]].drop_duplicates())
+    return wide.loc[rows, list(dict.fromkeys(cells["model"]))].rename_axis(columns=None)
 
 
 def evasion_figure(table: pd.DataFrame, attack: str = "pgd") -> Axes:
@@ -253,12 +254,16 @@ def shown_members(table: pd.DataFrame) -> pd.DataFrame:
 # --- AttAcc and robust accuracy -----------------------------------------------------------------------
 
 
-def correlation(book: Workbook, attack: str = "pgd", radius: float | None = None) -> dict[str, Any]:
-    """AttAcc of the listed models against their robust accuracy under one attack at one radius (by default the
-    second): ``points`` (a row a model, both with limits), ``pearson`` and ``spearman`` (Intervals, people
-    resampled; the models are those that were listed, no sample of all there could be)."""
+def correlation(book: Workbook, attack: str = "pgd") -> dict[str, Any]:
+    """AttAcc of the listed models against their robust accuracy under one attack, at the radius where it takes about
+    half of NoDef's accuracy (where all stand or all fall nothing can be seen): ``radius``, ``points`` (a row a model,
+    both with limits), ``pearson`` and ``spearman`` (Intervals, people resampled; the models are those that were
+    listed, no sample of all there could be)."""
     runs = models(book)
-    radius = robustness.evasion_budget(book.setup).radii[:2][-1] if radius is None else radius
+    first, labels = robustness.evasion(runs[0])
+    half = identity_means(first["clean"][0.0].double(), labels).mean.mean() / 2
+    left = {r: identity_means(right.double(), labels).mean.mean() for r, right in first[attack].items()}
+    radius = min(left, key=lambda r: abs(float(left[r] - half)))
     robust, leaks, rows = [], [], []
     for outcome in success.measure(runs):
         found, labels = robustness.evasion(outcome.attack)
@@ -315,21 +320,31 @@ def correlation_sentence(book: Workbook, found: dict[str, Any]) -> str:
 def what_we_saw(
     book: Workbook, evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, found: dict[str, Any]
 ) -> str:
-    """What a defence against inversion costs or buys elsewhere."""
+    """What a defence against inversion costs or buys elsewhere, a point a line."""
     text = []
-    for name in ATTACKS:
+    for name, radius in (("pgd", found["radius"]), ("autoattack", None)):
         rows = evaded[(evaded["attack"] == name) & evaded["difference"].notna()]
-        rows = rows[rows["radius"] == rows["radius"].min()]
-        text.append(f"{NAMES[name]}, smallest radius, against NoDef: {_sorted(rows, 'difference')}")
-    compared = opened[opened["difference"].notna()]
-    for place, rows in compared.groupby("place", sort=False):
-        text.append(f"Backdoor in the {place}, success against NoDef's: {_sorted(rows, 'difference')}")
+        radius = rows["radius"].min() if radius is None else radius
+        rows = rows[rows["radius"] == radius]
+        text.append(
+            f"Robust accuracy, {NAMES[name]} at {radius:g}/255, against NoDef: {_sorted(rows, 'difference')}."
+        )
+    for place, rows in opened.groupby("place", sort=False):
+        planted = rows[rows["defence"] == "none"]
+        if any(row.opened.low <= row.before.high for row in planted.itertuples()):
+            text.append(
+                f"The backdoor in the {place} does not open NoDef either, so nothing follows for the others."
+            )
+            continue
+        compared = rows[rows["difference"].notna()]
+        text.append(f"Backdoor in the {place}, success against NoDef's: {_sorted(compared, 'difference')}.")
     best = told.loc[max(told.index, key=lambda i: told["auc"][i].value)]
     text.append(
-        f"Members are told best on {label(best.defence)} (AUC {best.auc.plain(2)}); with NoDef "
-        f"{told['auc'].iloc[0].plain(2)}"
+        f"Members are told best on {label(best.defence)}, AUC {best.auc.plain(2)}; with NoDef "
+        f"{told['auc'].iloc[0].plain(2)}."
     )
-    return f"{'. '.join(text)}. {correlation_sentence(book, found)}"
+    text.append(correlation_sentence(book, found))
+    return "\n".join(f"- {line}" for line in text)
 
 
 def _sorted(rows: pd.DataFrame, column: str) -> str:
