@@ -283,12 +283,13 @@ def publish(setup: str, *, partial: bool = False) -> list[Path]:
     return [*_copy((source / file, PUBLISHED / name / file) for file in expected), *copy_results(name)]
 
 
-def copy_results(name: str) -> list[Path]:
-    """Copy the tables, curves, values per person and figures of a setup's runs into the committed results."""
+def copy_results(name: str, *, new: bool = False) -> list[Path]:
+    """Copy the tables, curves, values per person and figures of a setup's runs into the committed results; with
+    ``new`` only what is not there yet, so that no committed page is contradicted."""
     source, copies = run_dir(name), []
     for folder in [*(kind.folder for kind in FORMATS.values()), "figures"]:
         copies += [(file, PUBLISHED / folder / file.name) for file in sorted((source / folder).glob("[!.]*"))]
-    return _copy(copies)
+    return _copy((file, target) for file, target in copies if not (new and target.exists()))
 
 
 def _copy(copies: Iterable[tuple[Path, Path]]) -> list[Path]:

@@ -120,8 +120,8 @@ def plan(book: Workbook) -> list[Step]:
 
 
 def keep(book: Workbook) -> list[Path]:
-    """Measure and record every attack of :func:`recorded` that is made, and copy what is measured and recorded into
-    the committed results; the files written. Nothing is trained or attacked."""
+    """Measure and record every attack of :func:`recorded` that is made, and copy what is new of it into the
+    committed results; the files written. Nothing is trained or attacked."""
     refereed = referee_report.runs(book)
     for attack in recorded(book):
         if store.exists(inversion.reconstruction_stage(attack, attack.target_stage())):
@@ -130,7 +130,7 @@ def keep(book: Workbook) -> list[Path]:
             book.train_at([(attack.defence, attack.training_seed, attack.multiple)])
             if attack in refereed:
                 referee_report.confidence(attack)
-    return [*copy_results(book.setup.name), *records.keep(book.setup.name)]
+    return [*copy_results(book.setup.name, new=True), *records.keep(book.setup.name)]
 
 
 def recorded(book: Workbook) -> list[Attack]:
