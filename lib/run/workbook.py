@@ -17,7 +17,7 @@ from lib.data import Images, World, load_world
 from lib.defences import build, canonical
 from lib.errors import UserError
 from lib.features import FeatureSets
-from lib.run import inversion, measures, targets
+from lib.run import inversion, measures, records, targets
 from lib.run.inversion import Attack
 from lib.runtime import device, generator
 from lib.setups import Setup, Study, load_setup, load_study
@@ -234,7 +234,8 @@ class Workbook:
     @property
     def test_photos(self) -> np.ndarray:
         """(K,) unseen photos of each person, which natural accuracy is weighted by."""
-        return np.bincount(self.world.test.labels.numpy()).astype(float)
+        known = records.answers(self.setup, "none", self.training_seeds[0])
+        return np.bincount(known.labels["test"].numpy()).astype(float)
 
     @property
     def frontier_seeds(self) -> tuple[int, ...]:
