@@ -19,7 +19,7 @@ from lib import results, statistics
 from lib.data import Images
 from lib.errors import UserError
 from lib.robustness import Backdoor, Evasion, evade, log_odds, membership, poison, stamp
-from lib.run import records, robustness, sweep
+from lib.run import correlation, records, robustness, sweep
 from lib.run import robustness_report as report
 from lib.run.plan import plan
 from lib.run.workbook import Workbook
@@ -241,12 +241,14 @@ def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
         ("membership", "membership_auc"),
     ):
         assert metric in set(results.load_curves(f"*{name}", folder=results.output_dir("digits"))["metric"])
-    found = report.correlation(book)
+    found = correlation.measure(book)
     values = found["points"]
     assert found["pearson"].value == pytest.approx(
         np.corrcoef(values["robust"], values["attack"])[0, 1], nan_ok=True
     )
-    assert "Too small to conclude" in report.what_we_saw(book, evaded, opened, told, found)
+    assert "Too small to conclude" in correlation.sentence(book, found)
+    said = report.what_we_saw(evaded, opened, told, radius=8.0)
+    assert said.count("\n- ") == 4 and "PGD at 8/255" in said and "AutoAttack at 8/255" in said
     assert report.shown_evasion(evaded).shape == (6, 3) and len(report.shown_backdoor(opened)) == 4
     assert report.stamped_photos(book).shape == (2, 3, 16, 16)
 
@@ -270,17 +272,17 @@ def test_the_words_follow_the_numbers(book: Workbook) -> None:
     large = dataclasses.replace(book, setup=dataclasses.replace(book.setup, conclusive=True))
     points = pd.DataFrame({"defence": ["none"] * 5})
     sure = {"points": points, "pearson": interval(0.8, 0.6, 0.9, 62), "spearman": interval(0.8, 0.5, 0.9, 62)}
-    assert "harder to evade leak more" in report.correlation_sentence(large, sure)
+    assert "harder to evade leak more" in correlation.sentence(large, sure)
     less = sure | {"pearson": interval(-0.8, -0.9, -0.6, 62)}
-    assert "harder to evade leak less" in report.correlation_sentence(large, less)
+    assert "harder to evade leak less" in correlation.sentence(large, less)
     unsure = sure | {"pearson": interval(0.2, -0.6, 0.9, 62)}
     few = sure | {"points": points[:3]}
     for found in (unsure, few):
-        assert "no relation is established" in report.correlation_sentence(large, found)
+        assert "no relation is established" in correlation.sentence(large, found)
 
 
 def test_correlations_are_numpys_and_empty_where_nothing_varies() -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 3, 5))
     expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]
-    assert report._correlations(x, y) == pytest.approx(expected)
-    assert np.isnan(report._correlations(np.ones((1, 4)), y[:1, :4])).all()
+    assert correlation._correlations(x, y) == pytest.approx(expected)
+    assert np.isnan(correlation._correlations(np.ones((1, 4)), y[:1, :4])).all()

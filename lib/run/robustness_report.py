@@ -1,15 +1,10 @@
-"""Notebook 13: what the same targets do under evasion, a backdoor and membership inference, and whether AttAcc goes
-with robust accuracy."""
+"""Notebook 13: what the same targets do under evasion, a backdoor and membership inference."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from scipy.stats import rankdata
 from torch import Tensor
 
 from lib import plots, results, statistics
@@ -18,15 +13,13 @@ from lib.defences import canonical
 from lib.evaluation import identity_means
 from lib.plots import label
 from lib.robustness import membership, stamp
-from lib.run import measures, records, robustness, success, sweep
+from lib.run import measures, records, robustness, sweep
 from lib.run.inversion import Attack
 from lib.run.tables import points as points_text
 from lib.run.workbook import Workbook
-from lib.statistics import Interval, identity_weights, percentile_interval
+from lib.statistics import Interval
 
 NAMES = {"clean": "no attack", "fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack"}
-FEWEST_MODELS = 4  # of a correlation: three points lie near a line by chance
-RESAMPLES = 2000
 
 
 def models(book: Workbook, kind: str = "evaded") -> list[Attack]:
@@ -251,83 +244,20 @@ def shown_members(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-# --- AttAcc and robust accuracy -----------------------------------------------------------------------
+# --- in words -----------------------------------------------------------------------------------------
 
 
-def correlation(book: Workbook, attack: str = "pgd") -> dict[str, Any]:
-    """AttAcc of the listed models against their robust accuracy under one attack, at the radius where it takes about
-    half of NoDef's accuracy (where all stand or all fall nothing can be seen): ``radius``, ``points`` (a row a model,
-    both with limits), ``pearson`` and ``spearman`` (Intervals, people resampled; the models are those that were
-    listed, no sample of all there could be)."""
-    runs = models(book)
-    first, labels = robustness.evasion(runs[0])
-    half = identity_means(first["clean"][0.0].double(), labels).mean.mean() / 2
-    left = {r: identity_means(right.double(), labels).mean.mean() for r, right in first[attack].items()}
-    radius = min(left, key=lambda r: abs(float(left[r] - half)))
-    robust, leaks, rows = [], [], []
-    for outcome in success.measure(runs):
-        found, labels = robustness.evasion(outcome.attack)
-        right = found[attack][radius]
-        robust.append(identity_means(right.double(), labels).mean.numpy())
-        leaks.append(outcome.per_person())
-        row: dict[str, Any] = {"defence": outcome.attack.defence}
-        for side, interval in (("robust", measures.mean(right, labels)), ("attack", success.mean([outcome]))):
-            row |= {side: interval.value, f"{side}_low": interval.low, f"{side}_high": interval.high}
-        rows.append(row)
-    weights = identity_weights(len(robust[0]), RESAMPLES, np.random.default_rng(measures.SEED))
-    weights = np.concatenate([np.ones((1, weights.shape[1])), weights]) / weights.shape[1]
-    x, y = weights @ np.stack(robust).T, weights @ np.stack(leaks).T
-    n = weights.shape[1]
-    made = {
-        name: percentile_interval(float(values[0]), values[1:], n=n)
-        for name, values in (
-            ("pearson", _correlations(x, y)),
-            ("spearman", _correlations(rankdata(x, axis=1), rankdata(y, axis=1))),
-        )
-    }
-    return {"points": pd.DataFrame(rows), "attack": attack, "radius": radius, **made}
-
-
-def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(B,) row by row; NaN where a row does not vary."""
-    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
-
-
-def correlation_figure(found: dict[str, Any]) -> Axes:
-    """A point a model."""
-    return plots.privacy_against_robustness(
-        found["points"], x_label=f"robust accuracy, {NAMES[found['attack']]} at {found['radius']:g}/255"
-    )
-
-
-def correlation_sentence(book: Workbook, found: dict[str, Any]) -> str:
-    """Whether the models that are easier to evade are harder to invert."""
-    count, pearson = len(found["points"]), found["pearson"]
-    text = (
-        f"Over {count} models, Pearson's correlation of AttAcc with robust accuracy is {pearson.plain(2)}, Spearman's "
-        f"{found['spearman'].plain(2)}"
-    )
-    if not book.setup.conclusive:
-        return f"{text}. **Too small to conclude.**"
-    if count < FEWEST_MODELS or not pearson.excludes(0):
-        return f"{text}: no relation is established over these models."
-    way = "leak more" if pearson.value > 0 else "leak less"
-    return f"{text}: of these models, those that are harder to evade {way}."
-
-
-def what_we_saw(
-    book: Workbook, evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, found: dict[str, Any]
-) -> str:
-    """What a defence against inversion costs or buys elsewhere, a point a line."""
+def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, *, radius: float) -> str:
+    """What a defence against inversion costs or buys elsewhere, a finding a line; PGD at a radius."""
     text = []
-    for name, radius in (("pgd", found["radius"]), ("autoattack", None)):
-        rows = evaded[(evaded["attack"] == name) & evaded["difference"].notna()]
-        radius = rows["radius"].min() if radius is None else radius
-        rows = rows[rows["radius"] == radius]
+    for name, at_radius in (
+        ("pgd", radius),
+        ("autoattack", evaded.loc[evaded["attack"] == "autoattack", "radius"].min()),
+    ):
+        at = (evaded["attack"] == name) & (evaded["radius"] == at_radius)
+        rows = evaded[at & evaded["difference"].notna()]
         text.append(
-            f"Robust accuracy, {NAMES[name]} at {radius:g}/255, against NoDef: {_sorted(rows, 'difference')}."
+            f"Robust accuracy, {NAMES[name]} at {at_radius:g}/255, against NoDef: {_sorted(rows, 'difference')}."
         )
     for place, rows in opened.groupby("place", sort=False):
         planted = rows[rows["defence"] == "none"]
@@ -343,7 +273,6 @@ def what_we_saw(
         f"Members are told best on {label(best.defence)}, AUC {best.auc.plain(2)}; with NoDef "
         f"{told['auc'].iloc[0].plain(2)}."
     )
-    text.append(correlation_sentence(book, found))
     return "\n".join(f"- {line}" for line in text)
 
 
