@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -14,7 +15,17 @@ from toys import attacked_book
 
 from lib import store
 from lib.errors import UserError
-from lib.run import attack_report, inversion, measures, notebooks, records, referee_report, success, targets
+from lib.run import (
+    attack_report,
+    batch,
+    inversion,
+    measures,
+    notebooks,
+    records,
+    referee_report,
+    success,
+    targets,
+)
 from lib.run import plan as planning
 from lib.run.workbook import Workbook
 from lib.store import Stage
@@ -111,12 +122,37 @@ def test_a_plan_counts_a_recorded_attack_as_there(
 def test_keeping_a_study_makes_nothing(book: Workbook, shelf: Path, monkeypatch: pytest.MonkeyPatch):
     run, missing = book.attack("none", budget="quick"), book.attack("none", budget="quick", attack_seed=7)
     inversion.reconstruct(run)
-    monkeypatch.setattr(planning, "recorded", lambda _: [run, missing])
-    first, again = planning.keep(book), planning.keep(book)
+    monkeypatch.setattr(batch, "recorded", lambda _: [run, missing])
+    first, again = batch.keep(book), batch.keep(book)
     assert again == [], "what is kept stays as it is"
     written = first
     assert success.is_there(run) and not success.is_there(missing)
     assert any(path.parent.name == "records" and path.name.startswith("outcome") for path in written)
+
+
+def test_a_batch_makes_what_is_missing_and_goes_on_after_a_failure(
+    book: Workbook, shelf: Path, monkeypatch: pytest.MonkeyPatch
+):
+    runs = [book.attack(d, budget="quick", attack_seed=9) for d in ("none", "re(0.1,0.4)")]
+    broken = book.attack(
+        "none", attack="kedmi", prior="eigenfaces", attack_seed=9
+    )  # it needs a prior with a critic
+    monkeypatch.setattr(batch, "recorded", lambda _: [runs[0], broken, runs[1]])
+    lean = dataclasses.replace(
+        book, study=dataclasses.replace(book.study, referee=[], evaded=[], backdoored=[])
+    )
+    units = batch.missing(lean)
+    assert [len(unit) for unit in units] == [4, 2], "a model a unit"
+    assert [len(unit) for unit in batch.missing(lean, "re(0.1,0.4)")] == [2]
+    said: list[str] = []
+    failures = batch.make(lean, workers=2, show=said.append)
+    assert said[0] == "6 records of 2 models to make, 2 at a time" and len(said) == 7
+    assert len(failures) == 2 and all("kedmi" in line and "critic" in line for line in failures)
+    assert all(store.exists(success.stage(run)) for run in runs)
+    assert len(list(store.RECORDS.glob("outcome-*.json"))) >= 2, "kept"
+    assert [len(unit) for unit in batch.missing(lean)] == [2], "only what failed is left"
+    with pytest.raises(UserError, match="at least one worker"):
+        batch.make(lean, workers=0)
 
 
 def test_rows_are_packed_exactly():

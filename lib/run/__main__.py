@@ -1,5 +1,5 @@
-"""The command line: ``python -m lib.run start | setup NAME | keep NAME | publish NAME | settle NAME ATTACK |
-smoke | cache ls|rm | promote NAME``."""
+"""The command line: ``python -m lib.run start | setup NAME | batch NAME | keep NAME | publish NAME |
+settle NAME ATTACK | smoke | cache ls|rm | promote NAME``."""
 
 from __future__ import annotations
 
@@ -49,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     publish = command("publish", _publish, "copy a finished run into the committed results")
     publish.add_argument("setup")
     publish.add_argument("--partial", action="store_true", help="also if not all notebooks are there yet")
+    batch = command("batch", _batch, "make what a study's tables lack, several models at once, and keep it")
+    batch.add_argument("setup")
+    batch.add_argument("--workers", type=int, default=1, help="processes; the cores are shared among them")
+    batch.add_argument("--match", default="", help="only what has this in its label, such as ppa")
     keep = command("keep", _keep, "copy what is measured so far, and its records, into the committed results")
     keep.add_argument("setup")
     promote = command(
@@ -117,8 +121,17 @@ def _publish(options: argparse.Namespace) -> int:
     return 0
 
 
+def _batch(options: argparse.Namespace) -> int:
+    from lib.run.batch import make
+    from lib.run.workbook import open_workbook
+
+    os.environ["MIDRE_TRAIN"] = "1"
+    failures = make(open_workbook(options.setup), workers=options.workers, match=options.match)
+    return 1 if failures else 0
+
+
 def _keep(options: argparse.Namespace) -> int:
-    from lib.run.plan import keep
+    from lib.run.batch import keep
     from lib.run.workbook import open_workbook
 
     written = keep(open_workbook(options.setup))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from lib import attacks, store
 from lib.data.world import data_stage
@@ -13,7 +12,6 @@ from lib.run import (
     inversion,
     priors,
     records,
-    referee_report,
     robustness,
     robustness_report,
     success,
@@ -23,7 +21,6 @@ from lib.run import (
 from lib.run.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
 from lib.run.budget import curve_attacks, rival_attacks, rivalled
 from lib.run.inversion import Attack
-from lib.run.notebooks import copy_results
 from lib.run.workbook import Workbook
 from lib.runtime import device
 from lib.store import Stage
@@ -117,20 +114,6 @@ def plan(book: Workbook) -> list[Step]:
             stage = robustness.poisoned_stage(attack)
             add(stage, targets.training_seconds(setup, stage, setup.target))
     return steps
-
-
-def keep(book: Workbook) -> list[Path]:
-    """Measure and record every attack of :func:`recorded` that is made, and copy what is new of it into the
-    committed results; the files written. Nothing is trained or attacked."""
-    refereed = referee_report.runs(book)
-    for attack in recorded(book):
-        if store.exists(inversion.reconstruction_stage(attack, attack.target_stage())):
-            success.measure([attack])
-            book.invert([attack])
-            book.train_at([(attack.defence, attack.training_seed, attack.multiple)])
-            if attack in refereed:
-                referee_report.confidence(attack)
-    return [*copy_results(book.setup.name, new=True), *records.keep(book.setup.name)]
 
 
 def recorded(book: Workbook) -> list[Attack]:

@@ -68,9 +68,6 @@ def confidence(attack: Attack) -> Tensor:
 def _seen(attack: Attack) -> dict[str, Tensor]:
     """``confidence`` (K, m), and ``looks`` (K, m, 3, s, s) uint8: the reconstructions, small, to see copies by; a
     record."""
-    source = inversion.reconstruction_stage(attack, attack.target_stage())
-    params = {"setup": attack.setup.name, "seed": measures.SEED, "views": VIEWS, "looks": LOOKS}
-    stage = Stage("refereed", f"{source.label}, refereed", params, (source.key,))
 
     def make(_: store.Checkpoint) -> tuple[dict, dict]:
         made, model = inversion.reconstruct(attack), attack.target().model.to(device())
@@ -79,7 +76,14 @@ def _seen(attack: Attack) -> dict[str, Tensor]:
         looks = adaptive_avg_pool2d(images.flatten(0, 1), LOOKS).mul(255).round().byte()
         return {"confidence": found, "looks": looks.unflatten(0, images.shape[:2])}, {}
 
-    return store.get(stage, make).tensors
+    return store.get(stage(attack), make).tensors
+
+
+def stage(attack: Attack) -> Stage:
+    """Of the record."""
+    source = inversion.reconstruction_stage(attack, attack.target_stage())
+    params = {"setup": attack.setup.name, "seed": measures.SEED, "views": VIEWS, "looks": LOOKS}
+    return Stage("refereed", f"{source.label}, refereed", params, (source.key,))
 
 
 def _member(attack: Attack) -> Member:

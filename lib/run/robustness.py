@@ -38,25 +38,29 @@ def backdoor_plan(setup: Setup) -> Backdoor:
 # --- evasion ------------------------------------------------------------------------------------------
 
 
+def evasion_stage(attack: Attack) -> Stage:
+    """Of the record."""
+    source, budget = attack.target_stage(), evasion_budget(attack.setup)
+    params = {"setup": attack.setup.name, "seed": SEED, **asdict(budget)}
+    return Stage("evasion", f"{source.label}, evaded", params, (source.key,))
+
+
 def evasion(attack: Attack) -> tuple[dict[str, dict[float, Tensor]], Tensor]:
     """Evade the target that an inversion attack is about.
 
     Returns:
         Of :func:`lib.robustness.evade`, and whose photos they are (N,).
     """
-    setup, source = attack.setup, attack.target_stage()
-    budget = evasion_budget(setup)
-    params = {"setup": setup.name, "seed": SEED, **asdict(budget)}
-    stage = Stage("evasion", f"{source.label}, evaded", params, (source.key,))
+    budget = evasion_budget(attack.setup)
 
     def make(_: store.Checkpoint) -> tuple[dict, dict]:
-        photos = first_photos(load_world(setup).test, budget.photos)
+        photos = first_photos(load_world(attack.setup).test, budget.photos)
         model = attack.target().model.to(device())
         found = evade(model, photos.float(), photos.labels, budget=budget, seed=SEED)
         tensors = {f"{name}.{radius:g}": right for name, by in found.items() for radius, right in by.items()}
         return tensors | {"labels": photos.labels}, {}
 
-    tensors = dict(store.get(stage, make).tensors)
+    tensors = dict(store.get(evasion_stage(attack), make).tensors)
     labels, found = tensors.pop("labels"), {}
     for name, right in tensors.items():
         kind, _, radius = name.partition(".")

@@ -1,0 +1,114 @@
+"""A study in pieces: what its tables still lack, made by several processes side by side and kept as it comes.
+
+A unit of work is a model with all that is to be measured of it, so that no two processes wait for one training. Where
+one fails the others go on. Stopping loses nothing: stages that are finished are found again, trainings and attacks that
+are not go on from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+
+from lib import store
+from lib.errors import UserError
+from lib.run import measures, records, referee_report, robustness, robustness_report, success
+from lib.run.inversion import Attack
+from lib.run.notebooks import copy_results
+from lib.run.plan import recorded
+from lib.run.workbook import Workbook
+from lib.store import Stage, duration
+
+Task = tuple[str, Attack]  # a kind of KINDS, and the run that it is about
+KINDS: dict[str, tuple[Callable[[Attack], Stage], Callable[[Attack], object]]] = {
+    "outcome": (success.stage, lambda attack: success.measure([attack])),
+    "measured": (measures.measured_stage, measures.attack_rows),
+    "refereed": (referee_report.stage, referee_report.confidence),
+    "evasion": (robustness.evasion_stage, robustness.evasion),
+    "backdoor": (robustness.backdoor_stage, robustness.backdoor),
+}
+"""Kind of record -> its stage, and what makes it."""
+
+
+def missing(book: Workbook, match: str = "") -> list[list[Task]]:
+    """What the study's tables lack, a list a model, in the order of the study.
+
+    Args:
+        match: only what has this in its label, such as ``ppa`` or ``re(0.1,0.8)``.
+    """
+    tasks = [(kind, attack) for attack in recorded(book) for kind in ("outcome", "measured")]
+    tasks += [("refereed", attack) for attack in referee_report.runs(book)]
+    tasks += [("evasion", attack) for attack in robustness_report.models(book)]
+    tasks += [("backdoor", attack) for attack in robustness_report.models(book, "backdoored")]
+    units: dict[str, dict[str, Task]] = {}
+    for kind, attack in tasks:
+        stage = KINDS[kind][0](attack)
+        if match in stage.label and not store.exists(stage):
+            units.setdefault(attack.target_stage().key, {})[stage.key] = (kind, attack)
+    return [list(unit.values()) for unit in units.values()]
+
+
+def make(
+    book: Workbook, *, workers: int = 1, match: str = "", show: Callable[[str], None] = print
+) -> list[str]:
+    """Make what :func:`missing` lists and keep it; what went wrong, a line a failure.
+
+    Raises:
+        UserError: fewer than one worker.
+    """
+    if workers < 1:
+        raise UserError(f"batch: expected at least one worker, got {workers}; raise it")
+    units, failures = missing(book, match), []
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    show(
+        f"{sum(map(len, units))} records of {len(units)} models to make, {min(workers, len(units))} at a time"
+    )
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _begin, (threads, dict(os.environ))) as pool:
+        running = [pool.submit(_make, unit) for unit in units]
+        for done in as_completed(running):
+            for line, failed in done.result():
+                show(line)
+                failures += [line] if failed else []
+            keep(book)
+    return failures
+
+
+def _begin(threads: int, environment: dict[str, str]) -> None:
+    os.environ.update(environment, MIDRE_TRAIN="1")
+    torch.set_num_threads(threads)
+
+
+def _make(unit: list[Task]) -> list[tuple[str, bool]]:
+    """(a line to show, whether it is a failure) of every task."""
+    lines = []
+    for kind, attack in unit:
+        stage, make_it = KINDS[kind]
+        label, began = stage(attack).label, time.monotonic()
+        try:
+            make_it(attack)
+            lines.append((f"{label}: {duration(time.monotonic() - began)}", False))
+        except Exception as error:  # whatever it is, the others go on
+            text = " ".join(str(error).split())
+            lines.append((f"{label}: failed, {type(error).__name__}: {text}", True))
+    return lines
+
+
+def keep(book: Workbook) -> list[Path]:
+    """Measure and record every attack of the study that is made, and copy what is new of it into the committed
+    results; the files written. Nothing is trained or attacked."""
+    refereed = {referee_report.stage(attack).key for attack in referee_report.runs(book)}
+    for attack in recorded(book):
+        if success.is_there(attack):
+            success.measure([attack])
+            book.invert([attack])
+            book.train_at([(attack.defence, attack.training_seed, attack.multiple)])
+            if (stage := referee_report.stage(attack)).key in refereed and not store.exists(stage):
+                referee_report.confidence(attack)
+    return [*copy_results(book.setup.name, new=True), *records.keep(book.setup.name)]
