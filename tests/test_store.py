@@ -120,6 +120,7 @@ def test_a_failed_stage_leaves_nothing_but_its_checkpoint():
 
 def test_the_zoo_is_looked_up_after_the_cache_and_never_written(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "ZOO", tmp_path / "zoo")
+    monkeypatch.setattr(store, "RECORDS", tmp_path / "records")
     store.get(stage(), made(2.0))
     path = store.promote(stage(), folder=store.ZOO)
     assert path.parent == store.ZOO
