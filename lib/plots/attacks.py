@@ -32,11 +32,11 @@ def grouped_intervals(
     are defences, unless ``looks`` says how its values are drawn."""
     require(frame, x, by, "value", "low", "high")
     names = list(dict.fromkeys(frame[x]))
-    ax = axes_or_new(ax, width=7.5, height=0.9 + 0.55 * len(names))
     looks = looks or styles(frame[by].astype(str))
+    ax = axes_or_new(ax, width=7.5, height=0.9 + max(0.55, 0.22 * len(looks)) * len(names))
     for i, (name, look) in enumerate(looks.items()):
         rows = frame[frame[by].astype(str) == name]
-        shift = (i - (len(looks) - 1) / 2) * 0.5 / len(looks)
+        shift = (i - (len(looks) - 1) / 2) * 0.6 / len(looks)
         ax.errorbar(
             rows["value"],
             [names.index(value) + shift for value in rows[x]],
@@ -51,10 +51,9 @@ def grouped_intervals(
             label=look.label,
         )
     ax.set_yticks(range(len(names)), [str(name).replace("\n", ", ") for name in names])
-    ax.invert_yaxis()
     ax.grid(False, axis="y")
     percent_axis(ax, "x")
-    ax.set(xlim=(0, 1.02), xlabel=y_label, title=title or "")
+    ax.set(xlim=(0, 1.02), ylim=(len(names) - 0.5, -0.5), xlabel=y_label, title=title or "")
     legend_right(ax)
     return ax
 
