@@ -155,6 +155,20 @@ def test_a_batch_makes_what_is_missing_and_goes_on_after_a_failure(
         batch.make(lean, workers=0)
 
 
+def test_keeping_attacks_nobody_for_a_record_that_is_missing(
+    book: Workbook, shelf: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = book.attack("none", budget="quick", attack_seed=8)
+    success.measure([run])
+    monkeypatch.setattr(batch, "tasks", lambda _: [("outcome", run), ("measured", run)])
+    monkeypatch.setattr(batch, "recorded", lambda _: [run])
+    for path in store.cache_dir().glob(f"{inversion.reconstruction_stage(run, run.target_stage()).stem}.*"):
+        path.unlink()
+    monkeypatch.setattr(inversion, "reconstruct", lambda *_: pytest.fail("attacked anew"))
+    batch.keep(book)
+    assert not store.exists(measures.measured_stage(run)), "its images are gone"
+
+
 def test_rows_are_packed_exactly():
     rows = [{"value": 0.1 + 0.2, "n": 3, "low": math.nan, "metric": "kid", "seed": None}]
     (again,) = records.unpack(records.pack(rows))

@@ -206,6 +206,15 @@ def book(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
     return Workbook(load_setup(path), study, ("none",), (0,), (0,))
 
 
+def test_nodef_comes_first_whatever_is_listed(book: Workbook) -> None:
+    study = dataclasses.replace(book.study, evaded=["fe(0.5)", "none"], backdoored=[])
+    other = dataclasses.replace(book, study=study)
+    assert [attack.defence for attack in report.models(other)] == ["none", "fe(0.5)"], (
+        "all are compared with it"
+    )
+    assert report.models(other, "backdoored") == []
+
+
 def test_the_plan_has_the_poisoned_targets(book: Workbook) -> None:
     labels = [step.stage.label for step in plan(book)]
     assert sum("poisoned" in name for name in labels) == 2 and any("fe(0.5)" in name for name in labels)
@@ -213,15 +222,16 @@ def test_the_plan_has_the_poisoned_targets(book: Workbook) -> None:
 
 def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
     evaded, opened, told = report.evasion(book), report.backdoor(book), report.members(book)
-    assert len(evaded) == 3 * (1 + 2 + 2 + 1) and report.nested(evaded)
+    assert len(evaded) == 3 * (1 + 2 + 2 + 1)
     clean = evaded[(evaded["attack"] == "clean") & (evaded["defence"] == "none")].iloc[0]
     assert clean["difference"] is None and clean["robust"].n == 3
     row = evaded[(evaded["attack"] == "pgd") & (evaded["defence"] == "fe(0.5)")].iloc[0]
     base = evaded[(evaded["attack"] == "pgd") & (evaded["defence"] == "none")].iloc[0]
     assert row["difference"].value == pytest.approx(row["robust"].value - base["robust"].value)
     low, high = (statistics.Interval(v, v, v, 3) for v in (0.1, 0.9))
-    grown = [low if name == "clean" else high for name in evaded["attack"]]
-    assert not report.nested(evaded.assign(robust=grown)), "an attack that helps is a mistake"
+    for smaller, larger, holds in ((high, low, True), (low, high, False), (low, low, True)):
+        made = [larger if radius == 32 else smaller for radius in evaded["radius"]]
+        assert report.nested(evaded.assign(robust=made)) is holds, "more may not stand within a larger radius"
     assert (
         list(opened["place"]) == ["corner", "centre"] * 2
         and opened["difference"].isna().tolist() == [True] * 2 + [False] * 2
@@ -250,7 +260,7 @@ def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
     said = report.what_we_saw(evaded, opened, told, radius=8.0)
     assert said.count("\n- ") == 4 and "PGD at 8/255" in said and "AutoAttack at 8/255" in said
     assert report.shown_evasion(evaded).shape == (6, 3) and len(report.shown_backdoor(opened)) == 4
-    assert report.stamped_photos(book).shape == (2, 3, 16, 16)
+    assert report.patterns(book).shape == (2, 3, 16, 16)
 
 
 def test_the_poisoned_target_learned_from_poisoned_photos(
@@ -276,9 +286,9 @@ def test_the_words_follow_the_numbers(book: Workbook) -> None:
     less = sure | {"pearson": interval(-0.8, -0.9, -0.6, 62)}
     assert "harder to evade leak less" in correlation.sentence(large, less)
     unsure = sure | {"pearson": interval(0.2, -0.6, 0.9, 62)}
-    few = sure | {"points": points[:3]}
-    for found in (unsure, few):
-        assert "no relation is established" in correlation.sentence(large, found)
+    assert "no relation is established" in correlation.sentence(large, unsure)
+    few = sure | {"points": points[:4]}
+    assert "too few models" in correlation.sentence(large, few), "people are many, models are not"
 
 
 def test_correlations_are_numpys_and_empty_where_nothing_varies() -> None:

@@ -18,7 +18,7 @@ import torch
 
 from lib import store
 from lib.errors import UserError
-from lib.run import measures, records, referee_report, robustness, robustness_report, success
+from lib.run import inversion, measures, records, referee_report, robustness, robustness_report, success
 from lib.run.inversion import Attack
 from lib.run.notebooks import copy_results
 from lib.run.plan import recorded
@@ -34,6 +34,16 @@ KINDS: dict[str, tuple[Callable[[Attack], Stage], Callable[[Attack], object]]] =
     "backdoor": (robustness.backdoor_stage, robustness.backdoor),
 }
 """Kind of record -> its stage, and what makes it."""
+OF_IMAGES = ("outcome", "measured", "refereed")
+"""Kinds that are cheap once an attack's images are there."""
+
+
+def tasks(book: Workbook) -> list[Task]:
+    """Everything that the study's tables are made of, in its order."""
+    found = [(kind, attack) for attack in recorded(book) for kind in ("outcome", "measured")]
+    found += [("refereed", attack) for attack in referee_report.runs(book)]
+    found += [("evasion", attack) for attack in robustness_report.models(book)]
+    return found + [("backdoor", attack) for attack in robustness_report.models(book, "backdoored")]
 
 
 def missing(book: Workbook, match: str = "") -> list[list[Task]]:
@@ -42,12 +52,8 @@ def missing(book: Workbook, match: str = "") -> list[list[Task]]:
     Args:
         match: only what has this in its label, such as ``ppa`` or ``re(0.1,0.8)``.
     """
-    tasks = [(kind, attack) for attack in recorded(book) for kind in ("outcome", "measured")]
-    tasks += [("refereed", attack) for attack in referee_report.runs(book)]
-    tasks += [("evasion", attack) for attack in robustness_report.models(book)]
-    tasks += [("backdoor", attack) for attack in robustness_report.models(book, "backdoored")]
     units: dict[str, dict[str, Task]] = {}
-    for kind, attack in tasks:
+    for kind, attack in tasks(book):
         stage = KINDS[kind][0](attack)
         if match in stage.label and not store.exists(stage):
             units.setdefault(attack.target_stage().key, {})[stage.key] = (kind, attack)
@@ -76,7 +82,10 @@ def make(
             for line, failed in done.result():
                 show(line)
                 failures += [line] if failed else []
-            keep(book)
+            records.keep(
+                book.setup.name
+            )  # a unit is safe as soon as it is made; tables are written at the end
+    keep(book)
     return failures
 
 
@@ -103,12 +112,16 @@ def _make(unit: list[Task]) -> list[tuple[str, bool]]:
 def keep(book: Workbook) -> list[Path]:
     """Measure and record every attack of the study that is made, and copy what is new of it into the committed
     results; the files written. Nothing is trained or attacked."""
-    refereed = {referee_report.stage(attack).key for attack in referee_report.runs(book)}
-    for attack in recorded(book):
-        if success.is_there(attack):
-            success.measure([attack])
-            book.invert([attack])
-            book.train_at([(attack.defence, attack.training_seed, attack.multiple)])
-            if (stage := referee_report.stage(attack)).key in refereed and not store.exists(stage):
-                referee_report.confidence(attack)
+    for kind, attack in tasks(book):
+        if kind in OF_IMAGES and not store.exists(KINDS[kind][0](attack)) and _is_made(attack):
+            KINDS[kind][1](attack)
+    there = [attack for attack in recorded(book) if store.exists(measures.measured_stage(attack))]
+    book.invert(there)
+    book.train_at(list(dict.fromkeys((run.defence, run.training_seed, run.multiple) for run in there)))
     return [*copy_results(book.setup.name, new=True), *records.keep(book.setup.name)]
+
+
+def _is_made(attack: Attack) -> bool:
+    """Whether the images are here, and the network they were made from."""
+    target = attack.target_stage()
+    return store.exists(target) and store.exists(inversion.reconstruction_stage(attack, target))

@@ -16,7 +16,7 @@ from lib.run.robustness_report import NAMES, models
 from lib.run.workbook import Workbook
 from lib.statistics import identity_weights, percentile_interval
 
-FEWEST_MODELS = 4  # three points lie near a line by chance
+FEWEST_MODELS = 5  # of four, one in twelve orders agrees or disagrees wholly by chance
 RESAMPLES = 2000
 
 
@@ -77,7 +77,9 @@ def sentence(book: Workbook, found: dict[str, Any]) -> str:
     )
     if not book.setup.conclusive:
         return f"{text}. **Too small to conclude.**"
-    if count < FEWEST_MODELS or not pearson.excludes(0):
+    if count < FEWEST_MODELS:
+        return f"{text}: too few models to establish a relation, whatever the people say; {FEWEST_MODELS} are needed."
+    if not pearson.excludes(0):
         return f"{text}: no relation is established over these models."
     way = "leak more" if pearson.value > 0 else "leak less"
     return f"{text}: of these models, those that are harder to evade {way}."
