@@ -13,7 +13,7 @@ from lib.plots import label
 from lib.run import success
 from lib.run.attack_report import groups
 from lib.run.inversion import Attack
-from lib.run.tables import points
+from lib.run.tables import limits, percent, points
 from lib.run.workbook import Workbook
 
 
@@ -67,7 +67,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     """The comparison as a person reads it."""
     rows = table.drop(columns=["defence", "masks", "other"])
     for column in ("main", "panel_majority", "verifier_match"):
-        rows[column] = [interval.percent().rpartition(", n")[0] for interval in table[column]]
+        rows[column] = table[column].map(percent)
     for column in ("same_steps", "same_passes"):
         rows[column] = ["" if found is None else points(found.difference) for found in table[column]]
     rows["passes"] = [f"{value:,.0f}" for value in table["passes"]]
@@ -84,14 +84,11 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 def by_masks(table: pd.DataFrame, *, budget: str, judge: str = "main") -> pd.DataFrame:
     """Columns masks, defence, value, low, high: one budget, no other ingredients; 0 masks is the plain attack."""
     rows = table[(table["budget"] == budget) & ~table["other"]]
-    intervals = list(rows[judge])
     return pd.DataFrame(
         {
             "masks": rows["masks"].to_numpy(),
             "defence": rows["defence"].to_numpy(),
-            "value": [interval.value for interval in intervals],
-            "low": [interval.low for interval in intervals],
-            "high": [interval.high for interval in intervals],
+            **limits(rows[judge]),
         }
     )
 

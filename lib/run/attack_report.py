@@ -13,7 +13,7 @@ from lib.run import success
 from lib.run.exhibits import by_person, person_names, shown_people, shown_photos
 from lib.run.inversion import Attack
 from lib.run.success import Outcome
-from lib.run.tables import points
+from lib.run.tables import limits, percent, points
 from lib.run.workbook import Workbook
 
 Group = tuple[str, str, str, str]  # attack, prior, budget, defence
@@ -115,7 +115,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         memory_mb=[f"{value:,.0f}" for value in table["memory_mb"]],
     )
     for column in ("main", "panel_majority", "verifier_match"):
-        rows[column] = [interval.percent().rpartition(", n")[0] for interval in table[column]]
+        rows[column] = table[column].map(percent)
     names = {
         "memory_mb": "peak MB",
         "gain": "gain over prior samples",
@@ -134,9 +134,7 @@ def bars(table: pd.DataFrame) -> pd.DataFrame:
             "attack": [f"{row.attack}\n{row.prior}" for row in table.itertuples()],
             "defence": table["defence"],
             "model": table["model"],
-            "value": [interval.value for interval in table["main"]],
-            "low": [interval.low for interval in table["main"]],
-            "high": [interval.high for interval in table["main"]],
+            **limits(table["main"]),
             "passes": table["passes"],
         }
     )

@@ -15,8 +15,8 @@ from lib.errors import UserError
 from lib.plots import label
 from lib.run import measures, success, sweep
 from lib.run.inversion import Attack
+from lib.run.tables import limits, readable
 from lib.run.tables import points as points_text
-from lib.run.tables import readable
 from lib.run.workbook import Workbook
 
 JUDGES = ("main", success.VERIFIER)
@@ -156,7 +156,7 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
         {
             "pair": table["pair"].map(label),
             "role": table["role"],
-            **{end: [getattr(i, end) for i in table["main"]] for end in ("value", "low", "high")},
+            **limits(table["main"]),
         }
     )
     title = "Pairs of defences and their parts" if book.setup.conclusive else "Too small to conclude"

@@ -51,6 +51,19 @@ class Answers:
         return self.training["steps"]
 
 
+def judged_stage(kind: str, attack: Attack, *, version: int = 1) -> Stage:
+    """Of a record of what all judges say of an attack."""
+    setup, source = attack.setup, inversion.reconstruction_stage(attack, attack.target_stage())
+    roles = (*setup.evaluators, "verifier") if setup.has_photos else ()
+    params = {
+        "setup": setup.name,
+        "judges": list(setup.evaluators),
+        "false_accept_rate": setup.false_accept_rate,
+    }
+    upstream = (source.key, *(targets.judge_stage(setup, role).key for role in roles))
+    return Stage(kind, f"{source.label}, {kind}", params, upstream, version=version)
+
+
 def answers_stage(target: Stage) -> Stage:
     """Of a target's stage."""
     params = {"setup": target.params.get("setup", "")}

@@ -14,6 +14,7 @@ from lib.plots import label
 from lib.robustness import membership, stamp
 from lib.run import measures, records, robustness, sweep
 from lib.run.inversion import Attack
+from lib.run.tables import limits, percent
 from lib.run.tables import points as points_text
 from lib.run.workbook import Workbook
 from lib.statistics import Interval
@@ -86,7 +87,7 @@ def shown_evasion(table: pd.DataFrame) -> pd.DataFrame:
         attack=table["attack"].map(NAMES),
         radius=radii,
         model=table["defence"].map(label),
-        text=[_percent(i) for i in table["robust"]],
+        text=[percent(i) for i in table["robust"]],
     )
     wide = cells.pivot(index=["attack", "radius"], columns="model", values="text")
     rows = pd.MultiIndex.from_frame(cells[["attack", "radius"]].drop_duplicates())
@@ -100,7 +101,7 @@ def evasion_figure(table: pd.DataFrame, attack: str = "pgd") -> Axes:
         {
             "defence": rows["defence"],
             "radius": rows["radius"],
-            **{end: [getattr(i, end) for i in rows["robust"]] for end in ("value", "low", "high")},
+            **limits(rows["robust"]),
         }
     )
     return plots.interval_curves(
@@ -170,10 +171,10 @@ def shown_backdoor(table: pd.DataFrame) -> pd.DataFrame:
         {
             "model": table["defence"].map(label),
             "pattern": table["place"],
-            "taken for the person aimed at": [_percent(i) for i in table["opened"]],
-            "by the unpoisoned target": [_percent(i) for i in table["before"]],
+            "taken for the person aimed at": [percent(i) for i in table["opened"]],
+            "by the unpoisoned target": [percent(i) for i in table["before"]],
             "minus NoDef's": ["" if i is None else points_text(i) for i in table["difference"]],
-            "natural accuracy when poisoned": [_percent(i) for i in table["natural"]],
+            "natural accuracy when poisoned": [percent(i) for i in table["natural"]],
         }
     ).set_index(["model", "pattern"])
 
@@ -191,7 +192,7 @@ def backdoor_figure(table: pd.DataFrame) -> Axes:
         {
             "place": table["place"],
             "defence": table["defence"],
-            **{end: [getattr(i, end) for i in table["opened"]] for end in ("value", "low", "high")},
+            **limits(table["opened"]),
         }
     )
     return plots.grouped_intervals(
@@ -240,7 +241,7 @@ def shown_members(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "AUC (chance 0.5)": [i.plain().rpartition(", n")[0] for i in table["auc"]],
-            "members found at 1 % false alarms (chance 1 %)": [_percent(i) for i in table["found"]],
+            "members found at 1 % false alarms (chance 1 %)": [percent(i) for i in table["found"]],
         },
         index=pd.Index(table["defence"].map(label), name="model"),
     )
@@ -286,7 +287,3 @@ def _sorted(rows: pd.DataFrame, column: str) -> str:
         kind = "higher" if interval.low > 0 else "lower" if interval.high < 0 else "no difference established"
         kinds[kind].append(f"{label(row.defence)} ({points_text(interval)})")
     return "; ".join(f"{kind} for {', '.join(names)}" for kind, names in kinds.items() if names) or "nobody"
-
-
-def _percent(interval: Interval) -> str:
-    return interval.percent().rpartition(", n")[0]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib import statistics, store
-from lib.run import gallery, inversion, measures, targets
+from lib.run import gallery, inversion, measures, records
 from lib.run.exhibits import shown_people
 from lib.run.gallery import Gallery
 from lib.run.inversion import Attack
@@ -65,14 +65,7 @@ def measure(attacks: Sequence[Attack]) -> list[Outcome]:
 
 def stage(attack: Attack) -> Stage:
     """Of the record."""
-    setup, source = attack.setup, inversion.reconstruction_stage(attack, attack.target_stage())
-    params = {
-        "setup": setup.name,
-        "judges": list(setup.evaluators),
-        "false_accept_rate": setup.false_accept_rate,
-    }
-    upstream = [source.key, *(targets.judge_stage(setup, role).key for role in (*setup.evaluators, VERIFIER))]
-    return Stage("outcome", f"{source.label}, outcome", params, tuple(upstream))
+    return records.judged_stage("outcome", attack)
 
 
 def is_there(attack: Attack) -> bool:

@@ -18,6 +18,7 @@ from lib.errors import UserError
 from lib.plots import label
 from lib.run import measures, records, success
 from lib.run.inversion import Attack
+from lib.run.tables import percent
 from lib.run.tables import points as points_text
 from lib.run.tradeoff_report import ALLOWED_LOSS
 from lib.run.workbook import Workbook
@@ -211,8 +212,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     """The points of the sweep."""
     rows = {
         "validation accuracy": [f"{100 * value:.1f} %" for value in table["validation"]],
-        "natural accuracy": [_percent(interval) for interval in table["natural"]],
-        "AttAcc, main": [_percent(interval) for interval in table["attack"]],
+        "natural accuracy": [percent(interval) for interval in table["natural"]],
+        "AttAcc, main": [percent(interval) for interval in table["attack"]],
         "tuned": ["chosen" if chosen else "" for chosen in table["chosen"]],
     }
     index = pd.MultiIndex.from_arrays(
@@ -238,7 +239,7 @@ def shown_matched(found: pd.DataFrame) -> pd.DataFrame:
     volumes = [interval.plain().rpartition(", n")[0] for interval in found["hypervolume"]]
     rows = found.assign(hypervolume=volumes)
     for column in [name for name in found if name.endswith("points")]:
-        rows[column] = [_percent(i) if np.isfinite(i.value) else "not reached" for i in found[column]]
+        rows[column] = [percent(i) if np.isfinite(i.value) else "not reached" for i in found[column]]
     return rows.rename(
         columns=lambda name: f"AttAcc, {name} lost" if name.endswith("points") else name
     ).set_index("family")
@@ -288,7 +289,3 @@ def what_we_saw(book: Workbook, found: pd.DataFrame) -> str:
         text.append(line)
     seeds = "One training seed: intervals are over people alone."
     return f"{'; '.join(text)}. {seeds if book.setup.conclusive else '**Too small to conclude.**'}"
-
-
-def _percent(interval: Interval) -> str:
-    return interval.percent().rpartition(", n")[0]

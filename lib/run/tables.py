@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pandas as pd
@@ -70,6 +70,17 @@ def points(interval: Interval) -> str:
     """A difference of fractions in words: ``+12.3 points [+4.0, +20.1]``."""
     scaled = [100 * value for value in (interval.value, interval.low, interval.high)]
     return f"{scaled[0]:+.1f} points [{scaled[1]:+.1f}, {scaled[2]:+.1f}]"
+
+
+def percent(interval: Interval) -> str:
+    """A fraction in a cell, its n said elsewhere: ``71.2 % [65.0, 77.1]``."""
+    return interval.percent().rpartition(", n = ")[0]
+
+
+def limits(intervals: Iterable[Interval]) -> dict[str, list[float]]:
+    """Columns ``value``, ``low`` and ``high``, as figures take them."""
+    kept = list(intervals)
+    return {end: [getattr(interval, end) for interval in kept] for end in ("value", "low", "high")}
 
 
 def seed_points(seeds: SeedSummary) -> str:
