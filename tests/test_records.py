@@ -69,9 +69,9 @@ def test_every_table_is_made_of_records_alone(book: Workbook, shelf: Path, monke
         referee_report.verdicts(book),
         [records.answers_of(run) for run in runs],
     )
-    written = records.keep(book.setup.name)
-    assert {path.name.split("-")[0] for path in written} == set(records.KINDS) - {"evasion", "backdoor"}
-    assert records.keep(book.setup.name) == [], "kept once"
+    written = batch.copy_records(book.setup.name)
+    assert {path.name.split("-")[0] for path in written} == set(batch.RECORDS) - {"evasion", "backdoor"}
+    assert batch.copy_records(book.setup.name) == [], "kept once"
     for role in ("main", "panel_1"):  # the referee also asks what the judges say of photos
         stage = inversion.photos_stage(book.setup, targets.judge_stage(book.setup, role), role)
         for source in (stage, targets.judge_stage(book.setup, role)):
@@ -108,7 +108,7 @@ def test_a_plan_counts_a_recorded_attack_as_there(
         book.attack("none", attack="ppa+eot2", budget="quick", attack_seed=seed) for seed in (0, 5)
     )
     success.measure([run])
-    records.keep(book.setup.name)
+    batch.copy_records(book.setup.name)
     monkeypatch.setenv("MIDRE_CACHE", str(shelf / "elsewhere"))
     monkeypatch.setattr(planning, "recorded", lambda _: [run, missing])
     there = {
@@ -178,7 +178,7 @@ def test_rows_are_packed_exactly():
 def test_a_damaged_record_is_refused(book: Workbook, shelf: Path, monkeypatch: pytest.MonkeyPatch):
     run = book.attack("none", budget="quick")
     success.measure([run])
-    records.keep(book.setup.name)
+    batch.copy_records(book.setup.name)
     monkeypatch.setenv("MIDRE_CACHE", str(shelf / "elsewhere"))
     path = store.RECORDS / f"{success.stage(run).stem}.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -192,6 +192,6 @@ def test_committed_records_are_whole_and_small():
         document = json.loads(path.read_text())
         stage = Stage(*(document["stage"][k] for k in ("kind",)), document["label"], document["stage"]["params"],
                       tuple(document["stage"]["upstream"]), document["stage"]["version"])  # fmt: skip
-        assert stage.stem == path.stem and stage.kind in records.KINDS
+        assert stage.stem == path.stem and stage.kind in batch.RECORDS
         assert store.find(stage) is not None, "its hash is checked"
     assert sum(path.stat().st_size for path in folder.glob("*")) < 60e6, "records are kilobytes each"

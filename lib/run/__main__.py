@@ -112,11 +112,11 @@ def _smoke(_: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
+    from lib.run.batch import copy_records
     from lib.run.notebooks import publish
-    from lib.run.records import keep
     from lib.setups import name_of
 
-    written = publish(options.setup, partial=options.partial) + keep(name_of(options.setup))
+    written = publish(options.setup, partial=options.partial) + copy_records(name_of(options.setup))
     print(f"{len(written)} files written to results/")
     return 0
 

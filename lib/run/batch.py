@@ -7,6 +7,7 @@ are not go on from their checkpoints.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import time
@@ -18,9 +19,9 @@ import torch
 
 from lib import store
 from lib.errors import UserError
-from lib.run import inversion, measures, records, referee_report, robustness, robustness_report, success
+from lib.run import inversion, measures, referee_report, robustness, robustness_report, success
 from lib.run.inversion import Attack
-from lib.run.notebooks import copy_results
+from lib.run.notebooks import copy_files, copy_results
 from lib.run.plan import recorded
 from lib.run.workbook import Workbook
 from lib.store import Stage, duration
@@ -36,6 +37,8 @@ KINDS: dict[str, tuple[Callable[[Attack], Stage], Callable[[Attack], object]]] =
 """Kind of record -> its stage, and what makes it."""
 OF_IMAGES = ("outcome", "measured", "refereed")
 """Kinds that are cheap once an attack's images are there."""
+RECORDS = ("selection", "answers", *KINDS)
+"""Kinds of small stages that are committed."""
 
 
 def tasks(book: Workbook) -> list[Task]:
@@ -82,9 +85,8 @@ def make(
             for line, failed in done.result():
                 show(line)
                 failures += [line] if failed else []
-            records.keep(
-                book.setup.name
-            )  # a unit is safe as soon as it is made; tables are written at the end
+            # a unit is safe as soon as it is made; tables are written at the end
+            copy_records(book.setup.name)
     keep(book)
     return failures
 
@@ -118,7 +120,20 @@ def keep(book: Workbook) -> list[Path]:
     there = [attack for attack in recorded(book) if store.exists(measures.measured_stage(attack))]
     book.invert(there)
     book.train_at(list(dict.fromkeys((run.defence, run.training_seed, run.multiple) for run in there)))
-    return [*copy_results(book.setup.name, new=True), *records.keep(book.setup.name)]
+    return [*copy_results(book.setup.name, new=True), *copy_records(book.setup.name)]
+
+
+def copy_records(setup: str) -> list[Path]:
+    """Copy what is new of a setup's records from the cache beside the committed results; the files written."""
+    kept = []
+    for path in sorted(store.cache_dir().glob("*-*.json")):
+        if path.stem.rpartition("-")[0] in RECORDS and not (store.RECORDS / path.name).exists():
+            if json.loads(path.read_text())["stage"]["params"].get("setup") == setup:
+                kept += [
+                    path.with_suffix(".safetensors"),
+                    path,
+                ]  # the JSON last: without it a stage is not there
+    return copy_files((path, store.RECORDS / path.name) for path in kept)
 
 
 def _is_made(attack: Attack) -> bool:

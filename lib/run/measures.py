@@ -134,27 +134,17 @@ def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
     Without private photos there are no judges: the rows are the target's own confidence.
     """
     found = store.get(measured_stage(attack), lambda _: ({"rows": records.pack(_attack_rows(attack))}, {}))
-    parts, common = (
-        records.unpack(found.tensors["rows"]),
-        attack_common(attack),
-    )  # what the headline is may change
+    common = attack_common(attack)  # a budget's name and the headline are in no key: they are the caller's
     rows, identities, baselines = (
-        [{**r, **{k: common[k] for k in r if k in common}} for r in part] for part in parts
+        [{name: common.get(name, value) for name, value in row.items()} for row in part]
+        for part in records.unpack(found.tensors["rows"])
     )
     return rows, identities, baselines
 
 
 def measured_stage(attack: Attack) -> Stage:
     """Of the record of :func:`attack_rows`; its version says how things are measured."""
-    setup, source = attack.setup, inversion.reconstruction_stage(attack, attack.target_stage())
-    roles = (*setup.evaluators, "verifier") if setup.has_photos else ()
-    params = {
-        "setup": setup.name,
-        "judges": list(setup.evaluators),
-        "false_accept_rate": setup.false_accept_rate,
-    }
-    upstream = (source.key, *(targets.judge_stage(setup, role).key for role in roles))
-    return Stage("measured", f"{source.label}, measured", params, upstream, version=1)
+    return records.judged_stage("measured", attack, version=1)
 
 
 def _attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:

@@ -280,7 +280,7 @@ def publish(setup: str, *, partial: bool = False) -> list[Path]:
             f"publish: expected complete runs in {_relative(source)}, missing {', '.join(absent) or 'all'}; "
             f"make run SETUP={setup}"
         )
-    return [*_copy((source / file, PUBLISHED / name / file) for file in expected), *copy_results(name)]
+    return [*copy_files((source / file, PUBLISHED / name / file) for file in expected), *copy_results(name)]
 
 
 def copy_results(name: str, *, new: bool = False) -> list[Path]:
@@ -289,10 +289,11 @@ def copy_results(name: str, *, new: bool = False) -> list[Path]:
     source, copies = run_dir(name), []
     for folder in [*(kind.folder for kind in FORMATS.values()), "figures"]:
         copies += [(file, PUBLISHED / folder / file.name) for file in sorted((source / folder).glob("[!.]*"))]
-    return _copy((file, target) for file, target in copies if not (new and target.exists()))
+    return copy_files((file, target) for file, target in copies if not (new and target.exists()))
 
 
-def _copy(copies: Iterable[tuple[Path, Path]]) -> list[Path]:
+def copy_files(copies: Iterable[tuple[Path, Path]]) -> list[Path]:
+    """Copy each (file, target) aside, then rename, in order; the files written."""
     written = []
     for original, target in copies:
         target.parent.mkdir(parents=True, exist_ok=True)

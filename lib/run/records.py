@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,6 @@ from lib.run.inversion import Attack
 from lib.setups import Setup
 from lib.store import Stage
 
-KINDS = ("selection", "answers", "outcome", "measured", "refereed", "evasion", "backdoor")
 SPLITS = ("train", "validation", "test")
 TRAINING = ("steps", "diagnostics", "history", "validation_accuracy", "seconds")
 """What is kept of a target's own metadata."""
@@ -108,26 +106,3 @@ def pack(rows: Any) -> Tensor:
 def unpack(packed: Tensor) -> Any:
     """Inverse of :func:`pack`."""
     return json.loads(zlib.decompress(packed.numpy().tobytes()))
-
-
-def keep(setup: str) -> list[Path]:
-    """Copy every record of a setup from the cache beside the committed results; the files written."""
-    written, folder = [], store.RECORDS
-    for path in sorted(store.cache_dir().glob("*-*.json")):
-        if path.stem.rpartition("-")[0] not in KINDS:
-            continue
-        document = json.loads(path.read_text())
-        identity = document["stage"]
-        if identity["params"].get("setup") != setup or (folder / path.name).exists():
-            continue
-        stage = Stage(
-            identity["kind"],
-            document["label"],
-            identity["params"],
-            tuple(identity["upstream"]),
-            identity["version"],
-        )
-        found = store.find(stage)
-        origin = {"made_by": document["made_by"]}
-        written.append(store.put(stage, found.tensors, found.meta, folder=folder, origin=origin).path)
-    return written
