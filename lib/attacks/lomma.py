@@ -132,6 +132,7 @@ def make_identity(target: nn.Module, knowledge: Knowledge, options: Options, *, 
     regular = _regulariser(target, knowledge, options, seed=seed) if options.maximise == "logit" else None
 
     def identity(access: Access, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.contiguous(memory_format=torch.channels_last)  # once, for the target and the students
         features, logits = access.both(images)
         loss = single(logits, labels)
         for student in students:
