@@ -208,6 +208,8 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     assert table.loc[("ppa+re_prior", "none")]["other"] and not eot["other"]
     curve = adaptive_report.by_masks(table.reset_index(), budget="quick")
     assert sorted(curve["masks"].unique()) == [0, 2, 3], "other ingredients are no point of the curve"
+    other = table.reset_index().replace({"attack": {"ppa": "gmi"}})
+    assert 0 not in set(adaptive_report.by_masks(other, budget="quick")["masks"]), "another attack is none"
     assert "against plain, same steps" in adaptive_report.shown(table.reset_index())
 
 

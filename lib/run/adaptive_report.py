@@ -81,9 +81,11 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return rows.set_index(["model", "attack", "budget"])
 
 
-def by_masks(table: pd.DataFrame, *, budget: str, judge: str = "main") -> pd.DataFrame:
-    """Columns masks, defence, value, low, high: one budget, no other ingredients; 0 masks is the plain attack."""
-    rows = table[(table["budget"] == budget) & ~table["other"]]
+def by_masks(table: pd.DataFrame, *, budget: str, attack: str = "ppa", judge: str = "main") -> pd.DataFrame:
+    """Columns masks, defence, value, low, high: of one attack under one budget, no other ingredients; 0 masks is the
+    plain attack."""
+    same = table["attack"].map(lambda name: attacks.get(name).base) == attack
+    rows = table[same & (table["budget"] == budget) & ~table["other"]]
     return pd.DataFrame(
         {
             "masks": rows["masks"].to_numpy(),
