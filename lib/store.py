@@ -31,7 +31,7 @@ from lib.runtime import ROOT, provenance
 
 ZOO = ROOT / "results" / "zoo"
 RECORDS = ROOT / "results" / "records"
-"""Read-only, as the zoo: the small stages of :mod:`lib.run.records`."""
+"""Read-only, as the zoo: the small stages of :mod:`lib.stages.records`."""
 CHECKPOINT_SECONDS = 120.0
 
 

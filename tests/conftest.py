@@ -19,7 +19,7 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("isolated")
     monkeypatch.setenv("MIDRE_CACHE", str(folder / "cache"))
     monkeypatch.setenv("RESULTS_DIR", str(folder / "results"))
-    monkeypatch.setattr("lib.run.progress._UNASKED", [])
+    monkeypatch.setattr("lib.stages.progress._UNASKED", [])
 
 
 @pytest.fixture

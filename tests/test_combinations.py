@@ -14,10 +14,10 @@ from conftest import TINY
 
 from lib import results, statistics
 from lib.errors import UserError
-from lib.run import combination_report as report
-from lib.run import sweep
+from lib.reports import combination_report as report
+from lib.reports import sweep
+from lib.reports.workbook import Workbook
 from lib.run.plan import plan
-from lib.run.workbook import Workbook
 from lib.setups import Study, load_setup
 from lib.statistics import interaction
 

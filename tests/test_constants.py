@@ -13,8 +13,8 @@ from lib.defences import constants, names
 from lib.training import Recipe
 from lib.training.distil import Student
 
-TRAINING = "target_stage and judge_stage in lib/run/targets.py"
-ATTACKS = "reconstruction_stage in lib/run/inversion.py"
+TRAINING = "target_stage and judge_stage in lib/stages/targets.py"
+ATTACKS = "reconstruction_stage in lib/stages/inversion.py"
 DEFENCES = {
     "advtrain": "096cf01853d50fca",
     "atat": "90d68a329aea7a67",
@@ -74,7 +74,7 @@ def defaults(kind: type) -> dict:
     [
         *((constants(name), digest, TRAINING) for name, digest in DEFENCES.items()),
         (defaults(Recipe), "bce282e139c5f4fd", TRAINING),
-        (defaults(Student), "75d7d1421dbbaa2b", "stages in lib/run/students.py"),
+        (defaults(Student), "75d7d1421dbbaa2b", "stages in lib/stages/students.py"),
         *((defaults(attacks.get(name).Budget), digest, ATTACKS) for name, digest in BUDGETS.items()),
     ],
     ids=[

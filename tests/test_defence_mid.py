@@ -18,9 +18,9 @@ from lib.defences import build, restore
 from lib.defences.mid import Bottleneck, divergence, gaussian
 from lib.errors import UserError
 from lib.models import build_classifier
-from lib.run import targets
 from lib.runtime import frozen
 from lib.setups import load_setup
+from lib.stages import targets
 from lib.training import predict
 
 CPU = torch.device("cpu")

@@ -12,8 +12,8 @@ import yaml
 from conftest import TINY
 
 from lib import defences
-from lib.run import defence_report
-from lib.run.workbook import Workbook
+from lib.reports import defence_report
+from lib.reports.workbook import Workbook
 from lib.setups import Study, load_setup
 
 PAGES = ["re(0.1,0.4)", "negls(-0.05)", "tts", "small(0.5)"]

@@ -16,8 +16,8 @@ from lib.defences import build, restore
 from lib.defences._skips import KeptChannels
 from lib.errors import UserError
 from lib.models import build_classifier, stages_of
-from lib.run import targets
 from lib.setups import load_setup
+from lib.stages import targets
 from lib.training import predict, train_classifier
 
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ from lib.data import load_world
 from lib.defences import build
 from lib.errors import UserError
 from lib.models import build_classifier, stages_of
-from lib.run import starts, targets
 from lib.setups import Setup, load_setup
+from lib.stages import starts, targets
 
 
 def setup_with(folder, defences, network=None) -> Setup:

@@ -15,20 +15,12 @@ from safetensors.torch import save_file
 
 from lib import results
 from lib.errors import UserError
-from lib.run import (
-    ablations,
-    evaluation_report,
-    inversion,
-    notebooks,
-    outside,
-    success,
-    targets,
-    tradeoff_report,
-    training_report,
-)
+from lib.reports import ablations, evaluation_report, outside, tradeoff_report, training_report
+from lib.reports.workbook import Workbook, open_workbook
+from lib.run import notebooks
 from lib.run.plan import plan
-from lib.run.workbook import Workbook, open_workbook
 from lib.setups import load_setup
+from lib.stages import inversion, success, targets
 
 PEOPLE = ("Anna", "Ben", "Carl")
 STRANGERS = ("Dora", "Emil", "Finn", "Gus")

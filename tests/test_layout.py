@@ -28,6 +28,8 @@ ROOMS = (
     "robustness",
     "results",
     "plots",
+    "stages",
+    "reports",
     "run",
 )
 BASE = ("errors", "runtime", "store", "setups")

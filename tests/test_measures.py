@@ -4,9 +4,9 @@ import torch
 
 from lib.data import Images
 from lib.evaluation import squared_mmd
-from lib.run.measures import kept_index
-from lib.run.realism import kid_by_identity
-from lib.run.starts import merge
+from lib.stages.measures import kept_index
+from lib.stages.realism import kid_by_identity
+from lib.stages.starts import merge
 
 
 def clouds(shift: float, people: int = 12, per_person: int = 6, size: int = 8):

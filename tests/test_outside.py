@@ -9,8 +9,8 @@ from yaml import safe_dump
 from lib import results
 from lib.errors import UserError
 from lib.evaluation import dlib_face
-from lib.run import evaluation_report, outside, tradeoff_report
-from lib.run.workbook import open_workbook
+from lib.reports import evaluation_report, outside, tradeoff_report
+from lib.reports.workbook import open_workbook
 
 
 class Network:

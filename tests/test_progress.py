@@ -11,9 +11,10 @@ from conftest import TINY
 from yaml import safe_dump
 
 from lib import store
-from lib.run import inversion, notebooks, progress, targets
-from lib.run.workbook import Workbook, open_workbook
+from lib.reports.workbook import Workbook, open_workbook
+from lib.run import notebooks
 from lib.setups import load_setup
+from lib.stages import inversion, progress, targets
 from lib.store import Missing, Stage
 
 

@@ -11,9 +11,9 @@ from lib import plots, statistics
 from lib.data import Images
 from lib.erasing import ErasingLaw
 from lib.priors import Eigenfaces
-from lib.run import erasing_report, prior_quality, training_report
-from lib.run.prior_quality import GROUPS, PUBLIC, Quality
-from lib.run.workbook import open_workbook
+from lib.reports import erasing_report, prior_quality, training_report
+from lib.reports.prior_quality import GROUPS, PUBLIC, Quality
+from lib.reports.workbook import open_workbook
 from lib.statistics import Interval, wilson
 
 # --- 02 -----------------------------------------------------------------------------------------------

@@ -18,12 +18,13 @@ from torch import nn
 from lib import results, statistics
 from lib.data import Images
 from lib.errors import UserError
+from lib.reports import correlation, sweep
+from lib.reports import robustness_report as report
+from lib.reports.workbook import Workbook
 from lib.robustness import Backdoor, Evasion, evade, log_odds, membership, poison, stamp
-from lib.run import correlation, records, robustness, sweep
-from lib.run import robustness_report as report
 from lib.run.plan import plan
-from lib.run.workbook import Workbook
 from lib.setups import Study, load_setup
+from lib.stages import records, robustness
 
 QUICK = Evasion(radii=[4.0, 16.0], auto_radii=[16.0], steps=8, auto_steps=8, queries=60)
 

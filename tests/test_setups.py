@@ -12,9 +12,9 @@ from lib.errors import UserError
 from lib.results.schema import PUBLISHED
 from lib.run import settle
 from lib.run.notebooks import study_notebooks
-from lib.run.targets import recipe_of
 from lib.setups import load_setup, load_study, name_of, setup_names
 from lib.setups.schema import FOLDER
+from lib.stages.targets import recipe_of
 
 
 @pytest.mark.parametrize("name", setup_names())

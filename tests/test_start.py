@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from lib import results
+from lib.reports.workbook import open_workbook
 from lib.results import COLUMNS
 from lib.run import start
-from lib.run.exhibits import person_names, shown_people
-from lib.run.workbook import open_workbook
+from lib.stages.exhibits import person_names, shown_people
 
 
 def row(defence: str, metric: str, evaluator: str, value: float, **changes) -> dict:

@@ -17,7 +17,7 @@ import torch
 
 from lib import store
 from lib.errors import UserError
-from lib.run import zoo
+from lib.stages import zoo
 from lib.store import Checkpoint, Stage
 
 

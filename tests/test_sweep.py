@@ -16,10 +16,11 @@ from matplotlib.collections import PathCollection
 from lib import results
 from lib.errors import UserError
 from lib.plots import strengths as draw
-from lib.run import measures, success, sweep
+from lib.reports import sweep
+from lib.reports.workbook import Workbook
 from lib.run.plan import plan
-from lib.run.workbook import Workbook
 from lib.setups import Study, load_setup
+from lib.stages import measures, success
 from lib.statistics import Interval
 
 STRENGTHS = {

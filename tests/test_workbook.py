@@ -20,26 +20,24 @@ from lib import results, statistics, store
 from lib.defences import build
 from lib.errors import UserError
 from lib.models import build_classifier
-from lib.results.schema import check
-from lib.run import (
+from lib.reports import (
     ablations,
     budget,
     evaluation_report,
     feature_report,
-    inversion,
     inversion_report,
-    measures,
-    notebooks,
-    targets,
     tradeoff_report,
 )
-from lib.run.feature_words import answers
-from lib.run.inversion import Attack
+from lib.reports.feature_words import answers
+from lib.reports.tables import pivot, readable
+from lib.reports.workbook import Workbook, open_workbook, slug
+from lib.results.schema import check
+from lib.run import notebooks
 from lib.run.plan import plan
-from lib.run.tables import pivot, readable
-from lib.run.workbook import Workbook, open_workbook, slug
 from lib.setups import load_setup
 from lib.setups.schema import FOLDER
+from lib.stages import inversion, measures, targets
+from lib.stages.inversion import Attack
 from lib.statistics import Interval
 from lib.training import train_classifier
 

@@ -18,7 +18,7 @@ from lib.attacks import Reconstructions
 from lib.data import Images
 from lib.models import build_classifier
 from lib.priors import StyleSpec
-from lib.run.workbook import Workbook
+from lib.reports.workbook import Workbook
 from lib.runtime import generator
 from lib.setups import Study, load_setup
 from lib.store import Checkpoint

@@ -1,1 +1,1 @@
-"""Stages of a setup wired together, notebooks executed in order, and the command line."""
+"""The command line, and notebooks executed in order: what is missing is planned, made, published."""

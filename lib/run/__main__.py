@@ -72,10 +72,10 @@ def _start(_: argparse.Namespace) -> int:
 
 
 def _setup(options: argparse.Namespace) -> int:
+    from lib.reports.workbook import open_workbook
     from lib.results import run_dir
     from lib.run.notebooks import run_setup
     from lib.run.plan import describe, plan
-    from lib.run.workbook import open_workbook
 
     book = open_workbook(options.setup, options.defences, options.training_seeds, options.attack_seeds)
     print(describe(plan(book)))
@@ -122,8 +122,8 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _batch(options: argparse.Namespace) -> int:
+    from lib.reports.workbook import open_workbook
     from lib.run.batch import make
-    from lib.run.workbook import open_workbook
 
     os.environ["MIDRE_TRAIN"] = "1"
     failures = make(open_workbook(options.setup), workers=options.workers, match=options.match)
@@ -131,8 +131,8 @@ def _batch(options: argparse.Namespace) -> int:
 
 
 def _keep(options: argparse.Namespace) -> int:
+    from lib.reports.workbook import open_workbook
     from lib.run.batch import keep
-    from lib.run.workbook import open_workbook
 
     written = keep(open_workbook(options.setup))
     print(f"{len(written)} files written to results/")
@@ -140,7 +140,7 @@ def _keep(options: argparse.Namespace) -> int:
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from lib.run.zoo import promote_zoo
+    from lib.stages.zoo import promote_zoo
 
     for path in promote_zoo(options.setup):
         print(f"  {path.name}")

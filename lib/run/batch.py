@@ -19,11 +19,12 @@ import torch
 
 from lib import store
 from lib.errors import UserError
-from lib.run import inversion, measures, referee_report, robustness, robustness_report, success
-from lib.run.inversion import Attack
+from lib.reports import referee_report, robustness_report
+from lib.reports.workbook import Workbook
 from lib.run.notebooks import copy_files, copy_results
 from lib.run.plan import recorded
-from lib.run.workbook import Workbook
+from lib.stages import inversion, measures, robustness, success
+from lib.stages.inversion import Attack
 from lib.store import Stage, duration
 
 Task = tuple[str, Attack]  # a kind of KINDS, and the run that it is about

@@ -46,7 +46,7 @@ class LiveLine:
 
     @contextlib.contextmanager
     def watch(self, title: str, said: Path) -> Iterator[None]:
-        """Show a notebook while it runs, with what :func:`lib.run.progress.report` last wrote to ``said``."""
+        """Show a notebook while it runs, with what :func:`lib.stages.progress.report` last wrote to ``said``."""
         with self._lock:
             self._title, self._cell = title, "starting"
         begun, stop = time.monotonic(), threading.Event()

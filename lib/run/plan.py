@@ -7,22 +7,13 @@ from dataclasses import dataclass, replace
 
 from lib import attacks, store
 from lib.data.world import data_stage
-from lib.run import (
-    combination_report,
-    inversion,
-    priors,
-    records,
-    robustness,
-    robustness_report,
-    success,
-    sweep,
-    targets,
-)
-from lib.run.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
-from lib.run.budget import curve_attacks, rival_attacks, rivalled
-from lib.run.inversion import Attack
-from lib.run.workbook import Workbook
+from lib.reports import combination_report, robustness_report, sweep
+from lib.reports.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
+from lib.reports.budget import curve_attacks, rival_attacks, rivalled
+from lib.reports.workbook import Workbook
 from lib.runtime import device
+from lib.stages import inversion, priors, records, robustness, success, targets
+from lib.stages.inversion import Attack
 from lib.store import Stage
 
 DECODE_SECONDS = 60.0  # of the photos of a world; short, so not worth a probe
@@ -40,7 +31,7 @@ class Step:
 
 def plan(book: Workbook) -> list[Step]:
     """The stages of a study's notebooks, in the order they are made. An attack that only tables are made of
-    is there when its record is (:mod:`lib.run.records`), and wants no networks then. Times are measured on this
+    is there when its record is (:mod:`lib.stages.records`), and wants no networks then. Times are measured on this
     machine with a few steps of each network; a training length that is chosen by validation and not known yet is
     taken to be the longest one tried. A given network has nothing to train and nothing to compare: judges and
     attacks."""

@@ -21,12 +21,12 @@ from lib.attacks.losses import cross_entropy
 from lib.attacks.selection import rank
 from lib.errors import UserError
 from lib.results.schema import PUBLISHED
-from lib.run import inversion
-from lib.run.inversion import Attack
-from lib.run.knowledge import knowledge
-from lib.run.progress import report
 from lib.runtime import device, frozen
 from lib.setups import Setup
+from lib.stages import inversion
+from lib.stages.inversion import Attack
+from lib.stages.knowledge import knowledge
+from lib.stages.progress import report
 
 SEED = 9  # of the throw-away training and of these attacks
 PEOPLE = 16  # attacked per trial, evenly spaced over all

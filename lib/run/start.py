@@ -14,17 +14,17 @@ from torch import Tensor
 from lib import evaluation, results, statistics, store
 from lib.plots import label
 from lib.plots.style import EVALUATORS
+from lib.reports.prior_quality import sample_images
+from lib.reports.tables import points
+from lib.reports.workbook import Workbook
 from lib.results import PUBLISHED, run_dir, show_number, summarise
 from lib.results.sentences import show_interval
-from lib.run import inversion, measures, priors, targets
-from lib.run.exhibits import person_names, shown_people
-from lib.run.inversion import Attack
 from lib.run.live import LiveLine
 from lib.run.notebooks import run_notebook
-from lib.run.prior_quality import sample_images
-from lib.run.tables import points
-from lib.run.workbook import Workbook
 from lib.runtime import ROOT
+from lib.stages import inversion, measures, priors, targets
+from lib.stages.exhibits import person_names, shown_people
+from lib.stages.inversion import Attack
 from lib.statistics import Interval
 
 NOTEBOOK = "00_start_here"

@@ -11,9 +11,9 @@ from lib.attacks.ppa import PpaBudget
 from lib.models import build_classifier
 from lib.priors import StylePrior, StyleSpec
 from lib.priors.stylegan import build_networks
-from lib.run import priors, targets
 from lib.runtime import device, generator
 from lib.setups import load_setup
+from lib.stages import priors, targets
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Ingredient:
         needs: fields of :class:`~lib.attacks.knowledge.Knowledge` it cannot do without.
         wrap: ``(target, knowledge, seed)`` to the target as the attack is to see it; None: as it is.
         erases: of :data:`MATERIALS`, what is to be made from erased instead of clean public images, by
-            whoever makes it (:mod:`lib.run.inversion` in a study).
+            whoever makes it (:mod:`lib.stages.inversion` in a study).
         passes: about how many images go through the target for one that is shown to it.
     """
 

@@ -1,0 +1,125 @@
+"""Notebook 16: attacks that know of the erasing, against the same attack that does not."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lib import attacks
+from lib.plots import label
+from lib.reports.attack_report import groups
+from lib.reports.tables import limits, percent, points
+from lib.reports.workbook import Workbook
+from lib.stages import success
+from lib.stages.inversion import Attack
+
+
+def runs(book: Workbook) -> list[Attack]:
+    """The study's adaptive attacks, with the plain attacks they are compared with."""
+    return book.listed_attacks(book.study.adaptive)
+
+
+def masks_of(attack: str) -> int:
+    """Erased views per image: K of ``eotK``, 0 without."""
+    found = re.search(r"\+eot(\d+)", attack)
+    return int(found[1]) if found else 0
+
+
+def comparison(found: Sequence[Attack]) -> pd.DataFrame:
+    """A row per attack, budget and model, with ``masks``, whether it has ``other`` ingredients, AttAcc by the main
+    evaluator, the panel's majority and the verifier, ``passes``, and ``against_plain``: the paired difference of
+    the main evaluator's AttAcc to the same attack without ingredients under the nearest budget in passes."""
+    made = groups(found)
+    plain = {key: seeds for key, seeds in made.items() if "+" not in key[0]}
+    rows = []
+    for (attack, prior, budget, defence), seeds in made.items():
+        spent = success.passes(seeds)
+        rivals = [
+            s for (a, p, _, d), s in plain.items() if (a, p, d) == (attacks.get(attack).base, prior, defence)
+        ]
+        same = plain.get((attacks.get(attack).base, prior, budget, defence))
+        nearest = min(rivals, key=lambda s: abs(success.passes(s) - spent)) if rivals else None
+        rows.append(
+            {
+                "attack": attack,
+                "budget": budget,
+                "defence": defence,
+                "model": label(defence),
+                "masks": masks_of(attack),
+                "other": bool(re.sub(r"\+eot\d+", "", attack).count("+")),
+                "main": success.mean(seeds, "main"),
+                "panel_majority": success.mean(seeds, "panel_majority"),
+                "verifier_match": success.mean(seeds, success.VERIFIER),
+                "passes": spent,
+                "seeds": len(seeds),
+                "same_steps": success.compare(seeds, same) if same and "+" in attack else None,
+                "nearest_budget": nearest[0].attack.budget if nearest and "+" in attack else "",
+                "same_passes": success.compare(seeds, nearest) if nearest and "+" in attack else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The comparison as a person reads it."""
+    rows = table.drop(columns=["defence", "masks", "other"])
+    for column in ("main", "panel_majority", "verifier_match"):
+        rows[column] = table[column].map(percent)
+    for column in ("same_steps", "same_passes"):
+        rows[column] = ["" if found is None else points(found.difference) for found in table[column]]
+    rows["passes"] = [f"{value:,.0f}" for value in table["passes"]]
+    names = {
+        "main": "AttAcc, main",
+        "same_steps": "against plain, same steps",
+        "nearest_budget": "nearest plain budget",
+        "same_passes": "against it",
+    }
+    rows = rows.rename(columns=names).rename(columns=lambda name: name.replace("_", " "))
+    return rows.set_index(["model", "attack", "budget"])
+
+
+def by_masks(table: pd.DataFrame, *, budget: str, attack: str = "ppa", judge: str = "main") -> pd.DataFrame:
+    """Columns masks, defence, value, low, high: of one attack under one budget, no other ingredients; 0 masks is the
+    plain attack."""
+    same = table["attack"].map(lambda name: attacks.get(name).base) == attack
+    rows = table[same & (table["budget"] == budget) & ~table["other"]]
+    return pd.DataFrame(
+        {
+            "masks": rows["masks"].to_numpy(),
+            "defence": rows["defence"].to_numpy(),
+            **limits(rows[judge]),
+        }
+    )
+
+
+def views_counted(table: pd.DataFrame) -> bool:
+    """Whether K erased views cost K times the passes of the plain attack under the same budget on as many people
+    (fewer people share the pool among them)."""
+    found = {(r.attack, r.budget, r.defence, r.main.n): r.passes for r in table.itertuples()}
+    rows = [r for r in table.itertuples() if r.masks and not r.other]
+    plain = [(attacks.get(r.attack).base, r.budget, r.defence, r.main.n) for r in rows]
+    pairs = [(r.passes, r.masks * found[key]) for r, key in zip(rows, plain, strict=True) if key in found]
+    return bool(pairs) and all(math.isclose(paid, due) for paid, due in pairs)
+
+
+def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
+    """Per model: whether any ingredient makes the attack stronger at the same steps, by an interval."""
+    text = []
+    for model, rows in table.groupby("model", sort=False):
+        tried = rows[[found is not None for found in rows["same_steps"]]]
+        if tried.empty:
+            continue
+        better = [r.attack for r in tried.itertuples() if r.same_steps.difference.low > 0]
+        worse = [r.attack for r in tried.itertuples() if r.same_steps.difference.high < 0]
+        best = max(tried.itertuples(), key=lambda row: row.same_steps.difference.value)
+        line = (
+            f"{model}: best is {best.attack}, {points(best.same_steps.difference)} against the plain attack"
+        )
+        line += f"; stronger by an interval: {', '.join(better) or 'none'}"
+        text.append(f"{line}; weaker: {', '.join(worse) or 'none'}.")
+    if not book.setup.conclusive:
+        text.append("**Too small to conclude.**")
+    return " ".join(text)

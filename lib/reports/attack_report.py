@@ -1,0 +1,245 @@
+"""Notebooks 14 and 15: attacks side by side, what they find and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lib import attacks, results
+from lib.plots import label
+from lib.reports.tables import limits, percent, points
+from lib.reports.workbook import Workbook
+from lib.stages import success
+from lib.stages.exhibits import by_person, person_names, shown_people, shown_photos
+from lib.stages.inversion import Attack
+from lib.stages.success import Outcome
+
+Group = tuple[str, str, str, str]  # attack, prior, budget, defence
+SAME = 1.05  # ratio of passes under which two budgets came to the same
+
+
+def runs(book: Workbook, *, white_box: bool) -> list[Attack]:
+    """The study's compared attacks that see gradients, or those that do not."""
+    return _seeing(book.listed_attacks(book.study.compared), white_box)
+
+
+def curve_runs(book: Workbook, *, white_box: bool) -> list[Attack]:
+    """The same attacks on NoDef under smaller budgets, and under the compared one."""
+    lines = [*book.study.curves, *book.study.compared]
+    return _seeing(book.listed_attacks(lines, ["none"]), white_box)
+
+
+def _seeing(found: Sequence[Attack], gradients: bool) -> list[Attack]:
+    return [run for run in found if (attacks.get(run.attack).sees == "gradients") == gradients]
+
+
+def groups(found: Sequence[Attack]) -> dict[Group, list[Outcome]]:
+    """Attack, prior, budget and model to the outcomes of its attack seeds, in the order given."""
+    made: dict[Group, list[Outcome]] = {}
+    for outcome in success.measure(found):
+        run = outcome.attack
+        made.setdefault((run.attack, run.prior, run.budget, run.defence), []).append(outcome)
+    return made
+
+
+def comparison(found: Sequence[Attack]) -> pd.DataFrame:
+    """A row per attack and model: AttAcc by the main evaluator and the panel's majority, the verifier's match
+    rate, ``gain`` of the main evaluator over the prior samples, ``protection`` (its AttAcc on NoDef minus that on
+    the model, paired by person; None on NoDef), ``passes`` through the target, seconds and memory per person
+    (seconds on the machine that made them), the number of attack seeds."""
+    rows, made = [], groups(found)
+    for (attack, prior, budget, defence), seeds in made.items():
+        cost, undefended = seeds[0].cost, made.get((attack, prior, budget, "none"))
+        rows.append(
+            {
+                "attack": attack,
+                "prior": prior,
+                "defence": defence,
+                "model": label(defence),
+                "budget": budget,
+                "main": success.mean(seeds, "main"),
+                "panel_majority": success.mean(seeds, "panel_majority"),
+                "verifier_match": success.mean(seeds, success.VERIFIER),
+                "gain": success.gain(seeds, "main"),
+                "protection": success.compare(undefended, seeds)
+                if undefended and defence != "none"
+                else None,
+                "passes": success.passes(seeds),
+                "seconds": cost["seconds"],
+                "memory_mb": cost.get("peak_memory_mb", float("nan")),
+                "seeds": len(seeds),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def save(book: Workbook, table: pd.DataFrame, name: str) -> None:
+    """The paired ``protection`` of every defended model as ``curves/<setup>__protection__<name>``."""
+    rows = [
+        {
+            "setup": book.setup.name,
+            "defence": row.defence,
+            "training_steps": None,
+            "prior": row.prior,
+            "attack": row.attack,
+            "budget": row.budget,
+            "training_seed": book.training_seeds[0],
+            "attack_seed": book.compared_seeds[0],
+            "curve": "protection",
+            "x_name": "none",
+            "x": 0.0,
+            "metric": "privacy_gain",
+            "evaluator": "main",
+            "split": "",
+            "value": row.protection.difference.value,
+            "low": row.protection.difference.low,
+            "high": row.protection.difference.high,
+            "n": row.protection.difference.n,
+        }
+        for row in table.itertuples()
+        if row.protection is not None
+    ]
+    if rows:
+        results.save_curves(rows, f"{book.setup.name}__protection__{name}")
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The comparison as a person reads it."""
+    rows = table.drop(columns="defence").assign(
+        gain=[points(interval) for interval in table["gain"]],
+        protection=["" if found is None else points(found.difference) for found in table["protection"]],
+        passes=[f"{value:,.0f}" for value in table["passes"]],
+        seconds=[f"{value:.1f}" for value in table["seconds"]],
+        memory_mb=[f"{value:,.0f}" for value in table["memory_mb"]],
+    )
+    for column in ("main", "panel_majority", "verifier_match"):
+        rows[column] = table[column].map(percent)
+    names = {
+        "memory_mb": "peak MB",
+        "gain": "gain over prior samples",
+        "protection": "NoDef minus model",
+        "main": "AttAcc, main",
+    }
+    rows = rows.rename(columns=names).rename(columns=lambda name: name.replace("_", " "))
+    return rows.set_index(["attack", "prior", "model"])
+
+
+def bars(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns value, low, high of the main evaluator, ``attack`` (with its prior), ``defence``, ``model`` and
+    ``passes``."""
+    return pd.DataFrame(
+        {
+            "attack": [f"{row.attack}\n{row.prior}" for row in table.itertuples()],
+            "defence": table["defence"],
+            "model": table["model"],
+            **limits(table["main"]),
+            "passes": table["passes"],
+        }
+    )
+
+
+def budget_curves(found: Sequence[Attack]) -> pd.DataFrame:
+    """Of every attack that was run under two budgets or more, a row a budget: columns ``attack`` (with its prior),
+    ``passes`` per person, ``value, low, high`` of AttAcc by the main evaluator, and ``growth``, paired by person,
+    over the budget before it (None for the smallest)."""
+    series: dict[str, list[tuple[float, list[Outcome]]]] = {}
+    for (attack, prior, _, _), seeds in groups(found).items():
+        series.setdefault(f"{attack}, {prior}", []).append((success.passes(seeds), seeds))
+    rows = []
+    for name, points_of in series.items():
+        steps = sorted(points_of, key=lambda point: point[0])
+        for (_, before), (passes, seeds) in zip([(0.0, None), *steps], steps, strict=False):
+            interval = success.mean(seeds)
+            growth = success.compare(seeds, before).difference if before else None
+            value = {"value": interval.value, "low": interval.low, "high": interval.high}
+            if len(steps) > 1:
+                rows.append({"attack": name, "passes": passes, **value, "growth": growth})
+    return pd.DataFrame(rows, columns=["attack", "passes", "value", "low", "high", "growth"])
+
+
+def growth_sentence(book: Workbook, curves: pd.DataFrame) -> str:
+    """Which attacks still grow with their budget, by the last step of each curve."""
+    text = []
+    for name, rows in curves.groupby("attack", sort=False):
+        last, times = rows.iloc[-1], rows["passes"].iloc[-1] / rows["passes"].iloc[-2]
+        if times < SAME:
+            text.append(f"{name}: stops by itself and spends no more of the larger budget")
+            continue
+        state = "no growth established"
+        if last.growth.excludes(0):
+            state = "still grows" if last.growth.low > 0 else "finds less"
+        text.append(f"{name}: {state}, {points(last.growth)} for {times:.1f} times the passes")
+    if not text:
+        return "No attack was run under two budgets."
+    return "; ".join(text) + ("." if book.setup.conclusive else ". **Too small to conclude.**")
+
+
+def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, Any]:
+    """Arguments of :func:`lib.plots.side_by_side`: people in rows; private photos, then the best reconstruction
+    of every attack on one model, marked by the main evaluator."""
+    people = shown_people(len(book.world.train.names))
+    reconstructed, marks = {}, {}
+    for (attack, prior, _, _), seeds in groups([run for run in found if run.defence == defence]).items():
+        name = f"{attack}\n{prior}".replace("_", "\n")
+        reconstructed[name] = list(seeds[0].faces[:, None])
+        marks[name] = seeds[0].hits["main"][people, :1].tolist()
+    return {
+        "private": [photos[:1] for photos in by_person(shown_photos(book.world))],
+        "reconstructed": reconstructed,
+        "people": person_names(book.world.train.names, people),
+        "marks": marks,
+        "heading": "private",
+    }
+
+
+def sheet_caption(sheet: dict[str, Any], defence: str) -> str:
+    """How many of the shown faces the main evaluator takes for the person, per attack."""
+    parts = [
+        f"{name.replace(chr(10), ' ')}: {sum(map(sum, frames))} of {len(frames)}"
+        for name, frames in sheet["marks"].items()
+    ]
+    return (
+        f"{label(defence)}, {len(sheet['people'])} people evenly spaced over the private ones, one private photo "
+        f"and the reconstruction that the target likes best. Taken for the person by the main evaluator: "
+        f"{'; '.join(parts)}."
+    )
+
+
+def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
+    """The attack that finds most on every model by two judges, against which of them a defence helps, and which
+    do not beat their own prior samples."""
+    text = []
+    for model, rows in table.groupby("model", sort=False):
+        best, likest = (
+            table.loc[max(rows.index, key=lambda i, judge=judge: rows[judge][i].value)]
+            for judge in ("main", "verifier_match")
+        )
+        text.append(
+            f"{model}: the main evaluator takes most for the person from {best.attack} ({best.prior}), "
+            f"{best.main.percent()}; the verifier, which was trained on other people, from {likest.attack} "
+            f"({likest.prior}), {likest.verifier_match.percent()}."
+        )
+        compared = rows[[found is not None for found in rows["protection"]]]
+        if len(compared):
+            text.append(f"{model} against NoDef, same attack and budget, by person: {_protection(compared)}.")
+    if not book.setup.conclusive:
+        return " ".join(text) + " **Too small to conclude.**"
+    weak = [f"{row.attack} on {row.model}" for row in table.itertuples() if not row.gain.low > 0]
+    if weak:
+        text.append(f"Not above their own prior samples by an interval: {', '.join(weak)}.")
+    else:
+        text.append("Every attack beats its own prior samples by an interval.")
+    return " ".join(text)
+
+
+def _protection(rows: pd.DataFrame) -> str:
+    """Attacks by whether they find less on a defended model."""
+    kinds: dict[str, list[str]] = {"less is found by": [], "more by": [], "no difference established for": []}
+    less, more, neither = kinds.values()
+    for row in rows.itertuples():
+        found = row.protection.difference
+        kind = less if found.low > 0 else more if found.high < 0 else neither
+        kind.append(f"{row.attack} with {row.prior} ({points(found)})")
+    return "; ".join(f"{words} {', '.join(names)}" for words, names in kinds.items() if names)

@@ -1,0 +1,227 @@
+"""Notebook 10: every defence on a page: what it changes, its constants, whether it acts, and what it costs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lib import defences as registry
+from lib import plots
+from lib.data import Images
+from lib.models import build_classifier
+from lib.plots import label
+from lib.reports.workbook import Workbook
+from lib.runtime import device, generator
+from lib.setups import Setup
+from lib.stages import inversion, records
+from lib.stages.targets import recipe_of
+from lib.training import Defence, train_classifier
+
+ROUNDS = 3  # of the measurement of costs, all defences in each
+STEPS = 3  # of an epoch
+EPOCHS = 2  # the first one warms up, the other is timed
+MEMBERS = tuple(name for name in vars(Defence) if not name.startswith("_") and name != "name")
+SILENT = ("tensors", "diagnostics")  # members that change nothing
+
+
+def register(setup: Setup) -> pd.DataFrame:
+    """Every defence there is: how it is written, the members of the interface through which it acts (in their order
+    there), and the constants of its YAML file with what the setup changes."""
+    rows = []
+    for name in registry.names():
+        kind = registry.defence_class(name)
+        constants = registry.constants(name) | setup.defences.get(name, {})
+        rows.append(
+            {
+                "defence": name,
+                "written": usage(name),
+                "acts through": ", ".join(acts_through(kind)) or "nothing",
+                "constants": ", ".join(f"{key} {value}" for key, value in constants.items()),
+            }
+        )
+    return pd.DataFrame(rows).set_index("defence")
+
+
+def usage(name: str) -> str:
+    """``re(low,high)``: a defence with its strengths."""
+    parameters = inspect.signature(registry.defence_class(name)).parameters.values()
+    strengths = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    return f"{name}({','.join(strengths)})" if strengths else name
+
+
+def acts_through(kind: type[Defence]) -> list[str]:
+    """Members of :class:`lib.training.Defence` that a defence overrides, in the order of the interface."""
+    bases = [base for base in kind.__mro__ if base is not Defence and issubclass(base, Defence)]
+    return [name for name in MEMBERS if name not in SILENT and any(name in vars(base) for base in bases)]
+
+
+def page(text: str) -> str:
+    """A composition's page in Markdown: name, what it minimises or changes, in its own words."""
+    parts = [f"### {label(text)}"]
+    for term in registry.parse(text):
+        kind = registry.defence_class(term.name)
+        about = inspect.cleandoc(kind.__doc__ or "")
+        about = re.split(r"\n\n(?:Args|Raises):", about)[0]
+        source = [
+            line for line in (inspect.getmodule(kind).__doc__ or "").splitlines() if line.startswith("Source")
+        ]
+        parts.append("\n\n".join([about, *source]).replace("``", "`"))
+    return "\n\n".join(parts)
+
+
+def pages(book: Workbook) -> str:
+    """The pages of the study's listed defences, one after another."""
+    return "\n\n".join(page(text) for text in book.study.pages)
+
+
+def diagnostics(book: Workbook) -> pd.DataFrame:
+    """Train (or load) the listed defences, first training seed: columns ``defence, diagnostic, step, value``, a row
+    an epoch."""
+    rows = []
+    for text in book.study.pages:
+        training = records.answers_of(book.attack(text)).training
+        names, history = list(training["diagnostics"]), training["history"]
+        for entry in history:
+            rows += [(text, name, entry["step"], entry[name]) for name in names if name in entry]
+        if names and not any(name in history[-1] for name in names):  # trained before rows had them
+            rows += [
+                (text, name, history[-1]["step"], value) for name, value in training["diagnostics"].items()
+            ]
+    return pd.DataFrame(rows, columns=["defence", "diagnostic", "step", "value"])
+
+
+def diagnostic_figure(curves: pd.DataFrame) -> Figure:
+    """A panel a diagnostic, over the training."""
+    wide = curves.pivot_table(index=["defence", "step"], columns="diagnostic", values="value", sort=False)
+    names = {name: f"{label(name.rpartition('.')[0])}: {name.rpartition('.')[2]}" for name in wide}
+    return plots.learning_curves(
+        wide.reset_index().assign(defence="none"),  # a panel says whose it is: one colour for all
+        metrics=list(wide),
+        labels={name: text.replace("_", " ") for name, text in names.items()},
+    )
+
+
+def activity(curves: pd.DataFrame) -> pd.DataFrame:
+    """First and last value of every diagnostic."""
+    named = curves.assign(
+        defence=curves["defence"].map(label),
+        diagnostic=[name.rpartition(".")[2].replace("_", " ") for name in curves["diagnostic"]],
+    )
+    ends = named.groupby(["defence", "diagnostic"], sort=False)["value"].agg(["first", "last"])
+    return ends.rename(columns={"first": "after the first epoch", "last": "at the end"})
+
+
+def silent(book: Workbook, curves: pd.DataFrame) -> list[str]:
+    """Listed defences with nothing finite to show that they were active; controls that only change the recipe
+    need not."""
+    shown = set(curves.loc[np.isfinite(curves["value"]), "defence"])
+    return [text for text in book.study.pages if text not in shown and not _recipe_only(text)]
+
+
+def _recipe_only(text: str) -> bool:
+    kinds = [registry.defence_class(term.name) for term in registry.parse(text)]
+    return all(set(acts_through(kind)) <= {"plan"} for kind in kinds)
+
+
+# --- costs -----------------------------------------------------------------------------------------------
+
+
+def costs(book: Workbook) -> pd.DataFrame:
+    """What a training step takes, as a ratio to NoDef's in the same run: columns ``time`` (median over rounds, in
+    each of which every defence is timed), ``low, high`` (their range) and ``saved`` (bytes kept for the backward
+    passes). On random photos; pre-training is not in it."""
+    setup = book.setup
+    photos = _photos(setup)
+    names = list(dict.fromkeys(["none", *book.study.pages]))
+    saved = np.array([_saved(setup, name, photos) for name in names])
+    seconds = np.array([[_seconds(setup, name, photos) for name in names] for _ in range(ROUNDS)])
+    ratios = seconds / seconds[:, :1]
+    return pd.DataFrame(
+        {
+            "defence": names,
+            "time": np.median(ratios, 0),
+            "low": ratios.min(0),
+            "high": ratios.max(0),
+            "saved": saved / saved[0],
+        }
+    )
+
+
+def _photos(setup: Setup) -> Images:
+    people, batch = inversion.people_of(setup), recipe_of(setup.target, setup.name).batch
+    stream = generator(0, "costs")
+    size = setup.image_size
+    pixels = torch.randint(0, 256, (batch * STEPS, 3, size, size), generator=stream, dtype=torch.uint8)
+    return Images(pixels, torch.arange(len(pixels)) % people, [str(k) for k in range(people)])
+
+
+def _train(setup: Setup, defence: str, photos: Images) -> list[tuple[int, float]]:
+    """Train for a few epochs; the step and the moment at the end of each."""
+    moments: list[tuple[int, float]] = []
+    train_classifier(
+        lambda planned: build_classifier(
+            setup.target.network, len(photos.names), setup.image_size, width=planned.width
+        ),
+        photos,
+        recipe=replace(recipe_of(setup.target, setup.name), steps=EPOCHS * STEPS),
+        defences=registry.build(defence, setup.defences),
+        seed=0,
+        device=device(),
+        callback=lambda row: moments.append((row["step"], time.perf_counter())),
+    )
+    return moments
+
+
+def _seconds(setup: Setup, defence: str, photos: Images) -> float:
+    """Per training step, after the first epoch."""
+    (first, began), *_, (last, ended) = _train(setup, defence, photos)
+    return (ended - began) / (last - first)
+
+
+def _saved(setup: Setup, defence: str, photos: Images) -> float:
+    """Bytes kept for backward per training step."""
+    saved = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        moments = _train(setup, defence, photos)
+    return saved / moments[-1][0]
+
+
+def shown(found: pd.DataFrame) -> pd.DataFrame:
+    """The costs as a person reads them."""
+    rows = {
+        "time": [f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples()],
+        "saved": [f"{value:.2f}" for value in found["saved"]],
+    }
+    return pd.DataFrame(rows, index=pd.Index([label(name) for name in found["defence"]], name="defence"))
+
+
+def cost_sentence(found: pd.DataFrame) -> str:
+    """The dearest defence and how many cost next to nothing."""
+    own = found[found["defence"] != "none"]
+    dear = own.loc[own["time"].idxmax()]
+    cheap = int((own["time"] < 1.3).sum())
+    return (
+        f"{cheap} of {len(own)} defences take less than 1.3 times NoDef's time a step; the dearest is "
+        f"{label(dear.defence)}, {dear.time:.1f} times [{dear.low:.1f}, {dear.high:.1f}]."
+    )
+
+
+def what_we_saw(book: Workbook, curves: pd.DataFrame, found: pd.DataFrame) -> str:
+    """Whether every listed defence was active, and what they cost."""
+    quiet = silent(book, curves)
+    active = "Every listed defence shows that it was active" if not quiet else f"Silent: {', '.join(quiet)}"
+    return f"{active}. {cost_sentence(found)}"

@@ -1,0 +1,145 @@
+"""Notebook 17: the referee's verdict on stored attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from lib import evaluation, store
+from lib.attacks.referee import Diagnostic, Entry, Evidence, Member, Verdict, choose, judge, plain_confidence
+from lib.attacks.referee.ensemble import VIEWS
+from lib.plots import label
+from lib.reports.budget import curve_attacks
+from lib.reports.workbook import Workbook
+from lib.runtime import device
+from lib.stages import inversion, measures, records, success, targets
+from lib.stages.inversion import Attack
+from lib.store import Stage
+
+LOOKS = 16  # px
+
+
+def runs(book: Workbook) -> list[Attack]:
+    """The ensemble of the study on its compared models."""
+    return book.listed_attacks(book.study.referee, seeds=book.study.referee_seeds)
+
+
+def verdicts(book: Workbook) -> dict[str, Verdict]:
+    """The referee's verdict on every compared model of the run."""
+    found = runs(book)
+    models = dict.fromkeys(run.defence for run in found)
+    return {model: judge(evidence(book, [run for run in found if run.defence == model])) for model in models}
+
+
+def evidence(book: Workbook, members: list[Attack]) -> Evidence:
+    """What the store knows of one model's ensemble."""
+    setup, answers = book.setup, records.answers_of(members[0])
+    found = {_member(outcome.attack): outcome for outcome in success.measure(members)}
+    seen = {member: _seen(outcome.attack) for member, outcome in found.items()}
+    main = next(iter(setup.evaluators))
+    judged = inversion.judge_photos(setup, targets.judge(setup, main), main)["test"]
+    return Evidence(
+        {member: Entry(seen[member]["looks"].float() / 255, found[member].history) for member in found},
+        choose({member: parts["confidence"] for member, parts in seen.items()}),
+        {
+            role: {member: outcome.hits[role] for member, outcome in found.items()}
+            for role in setup.evaluators
+        },
+        {member: outcome.hits[success.VERIFIER] for member, outcome in found.items()},
+        {member: outcome.before[success.VERIFIER] for member, outcome in found.items()},
+        answers.right["test"],
+        evaluation.hits(judged.logits[main], judged.labels),
+        answers.labels["test"],
+        _curve(book, members[0].defence),
+        diagnostic(answers.training),
+    )
+
+
+def confidence(attack: Attack) -> Tensor:
+    """(K, m): what the target says of an attack's reconstructions through the referee's views."""
+    return _seen(attack)["confidence"]
+
+
+def _seen(attack: Attack) -> dict[str, Tensor]:
+    """``confidence`` (K, m), and ``looks`` (K, m, 3, s, s) uint8: the reconstructions, small, to see copies by; a
+    record."""
+
+    def make(_: store.Checkpoint) -> tuple[dict, dict]:
+        made, model = inversion.reconstruct(attack), attack.target().model.to(device())
+        images = inversion.pictures(attack, range(len(made.labels)), made.selected)
+        found = plain_confidence(model, images, made.labels, seed=measures.SEED)
+        looks = adaptive_avg_pool2d(images.flatten(0, 1), LOOKS).mul(255).round().byte()
+        return {"confidence": found, "looks": looks.unflatten(0, images.shape[:2])}, {}
+
+    return store.get(stage(attack), make).tensors
+
+
+def stage(attack: Attack) -> Stage:
+    """Of the record."""
+    source = inversion.reconstruction_stage(attack, attack.target_stage())
+    params = {"setup": attack.setup.name, "seed": measures.SEED, "views": VIEWS, "looks": LOOKS}
+    return Stage("refereed", f"{source.label}, refereed", params, (source.key,))
+
+
+def _member(attack: Attack) -> Member:
+    return Member(attack.attack, attack.prior, attack.budget, attack.attack_seed)
+
+
+def _curve(book: Workbook, defence: str) -> list[tuple[float, np.ndarray]]:
+    """The study's first attack under every budget that was run on this model."""
+    made = [attack for attack in curve_attacks(book, defence) if success.is_there(attack)]
+    return [(outcome.passes, outcome.per_person()) for outcome in success.measure(made)]
+
+
+def diagnostic(training: Mapping[str, Any]) -> Diagnostic:
+    """What the defence recorded of itself in training; NoDef has nothing to move."""
+    recorded = training.get("diagnostics") or {}
+    if not recorded:
+        return Diagnostic("no defence", float("nan"), True)
+    name, value = next(iter(recorded.items()))
+    return Diagnostic(name.rpartition(".")[2].replace("_", " "), float(value), bool(value > 0))
+
+
+def summary(found: dict[str, Verdict]) -> pd.DataFrame:
+    """A row per model: the number with its interval, whether it is established, and the flags raised."""
+    rows = []
+    for model, verdict in found.items():
+        raised = [flag.name for flag in verdict.flags if flag.state != "clear"]
+        rows.append(
+            {
+                "model": label(model),
+                "best of the ensemble": verdict.accuracy.percent(),
+                "verdict": "established" if verdict.established else "not established",
+                "flags raised or not checked": "; ".join(raised) or "none",
+            }
+        )
+    return pd.DataFrame(rows).set_index("model")
+
+
+def flag_grid(found: dict[str, Verdict]) -> pd.DataFrame:
+    """Flags in rows, models in columns: clear, raised or not checked."""
+    columns = {label(model): {f.name: f.state for f in verdict.flags} for model, verdict in found.items()}
+    return pd.DataFrame(columns).rename_axis("flag")
+
+
+def findings(verdict: Verdict) -> pd.DataFrame:
+    """What each flag measured, in words."""
+    return verdict.table()[["state", "finding"]]
+
+
+def all_findings(found: dict[str, Verdict]) -> pd.DataFrame:
+    """Flags in rows, what was measured on every model in columns."""
+    return pd.DataFrame({label(model): verdict.table()["finding"] for model, verdict in found.items()})
+
+
+def what_we_saw(book: Workbook, found: dict[str, Verdict]) -> str:
+    """The verdicts in words."""
+    text = [f"{label(model)}: {verdict.sentence()}" for model, verdict in found.items()]
+    if not book.setup.conclusive:
+        text.append("**Too small to conclude.**")
+    return "\n\n".join(text)

@@ -1,0 +1,290 @@
+"""Notebook 13: what the same targets do under evasion, a backdoor and membership inference."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from lib import plots, results, statistics
+from lib.defences import canonical
+from lib.evaluation import identity_means
+from lib.plots import label
+from lib.reports import sweep
+from lib.reports.tables import limits, percent
+from lib.reports.tables import points as points_text
+from lib.reports.workbook import Workbook
+from lib.robustness import membership, stamp
+from lib.stages import measures, records, robustness
+from lib.stages.inversion import Attack
+from lib.statistics import Interval
+
+NAMES = {"clean": "no attack", "fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack"}
+
+
+def models(book: Workbook, kind: str = "evaded") -> list[Attack]:
+    """The sweep's inversion attack on NoDef, which all are compared with, and on every listed model, ``evaded`` or
+    ``backdoored``, first training seed; none if none is listed."""
+    listed = [canonical(name, book.setup.defences) for name in getattr(book.study, kind)]
+    names = dict.fromkeys(["none", *listed] if listed else [])
+    return [sweep.attack_on(book, name) for name in names]
+
+
+# --- evasion ------------------------------------------------------------------------------------------
+
+
+def evasion(book: Workbook) -> pd.DataFrame:
+    """Evade every listed model: a row a model, attack and radius (in 255ths; 0 without attack), with ``defence``,
+    ``attack``, ``radius``, ``robust`` (Interval over people: photos still named rightly) and ``difference`` (to
+    NoDef's, paired by person; None for NoDef). Saved as ``curves/<setup>__evasion``."""
+    rows, base = [], {}
+    for attack in models(book):
+        found, labels = robustness.evasion(attack)
+        for name, by_radius in found.items():
+            for radius, right in by_radius.items():
+                people = identity_means(right.double(), labels).mean.numpy()
+                base.setdefault((name, radius), people)  # NoDef comes first
+                rows.append(
+                    {
+                        "defence": attack.defence,
+                        "attack": name,
+                        "radius": radius,
+                        "robust": measures.mean(right, labels),
+                        "difference": None
+                        if attack.defence == "none"
+                        else statistics.compare_paired(
+                            people, base[name, radius], seed=measures.SEED
+                        ).difference,
+                    }
+                )
+    table = pd.DataFrame(rows, columns=["defence", "attack", "radius", "robust", "difference"])
+    _save_evasion(book, table)
+    return table
+
+
+def _save_evasion(book: Workbook, table: pd.DataFrame) -> None:
+    runs = {attack.defence: attack for attack in models(book)}
+    rows = [
+        sweep.curve_row(
+            runs[row.defence],
+            "evasion",
+            row.robust,
+            metric="robust_accuracy",
+            evaluator=row.attack,
+            x_name="radius_255",
+            x=row.radius,
+        )
+        for row in table.itertuples()
+    ]
+    if rows:
+        results.save_curves(rows, f"{book.setup.name}__evasion")
+
+
+def shown_evasion(table: pd.DataFrame) -> pd.DataFrame:
+    """Attacks and radii in rows, models in columns."""
+    radii = [f"{radius:g}/255" if radius else "" for radius in table["radius"]]
+    cells = table.assign(
+        attack=table["attack"].map(NAMES),
+        radius=radii,
+        model=table["defence"].map(label),
+        text=[percent(i) for i in table["robust"]],
+    )
+    wide = cells.pivot(index=["attack", "radius"], columns="model", values="text")
+    rows = pd.MultiIndex.from_frame(cells[["attack", "radius"]].drop_duplicates())
+    return wide.loc[rows, list(dict.fromkeys(cells["model"]))].rename_axis(columns=None)
+
+
+def evasion_figure(table: pd.DataFrame, attack: str = "pgd") -> Axes:
+    """Robust accuracy against the radius under one attack, a line a model."""
+    rows = table[table["attack"].isin(["clean", attack])]
+    frame = pd.DataFrame(
+        {
+            "defence": rows["defence"],
+            "radius": rows["radius"],
+            **limits(rows["robust"]),
+        }
+    )
+    return plots.interval_curves(
+        frame,
+        x="radius",
+        x_label="maximum norm of the change, 255ths of the pixel range",
+        y_label="robust accuracy",
+        title=f"{NAMES[attack]} against true labels",
+    )
+
+
+def evasion_caption(book: Workbook) -> str:
+    """What was attacked, and with what."""
+    budget = robustness.evasion_budget(book.setup)
+    return (
+        f"Preset {book.setup.name}: at most {budget.photos} unseen photos a person, every attack untargeted within a "
+        f"maximum norm, PGD of {budget.steps} steps from a random start, AutoAttack of two APGD of {budget.auto_steps} "
+        f"steps and Square of {budget.queries} queries (published: 100 and 5,000, and FAB; a lower budget flatters the "
+        "model). A photo that is named wrongly as it is counts as lost. 95 % intervals over people."
+    )
+
+
+def nested(table: pd.DataFrame, attack: str = "pgd") -> bool:
+    """Whether an attack that optimises leaves no more photos standing within a larger radius, on any model: what is
+    reachable within the smaller one is within the larger."""
+    rows = table[table["attack"].isin(["clean", attack])].sort_values("radius")
+    left = rows.assign(left=[interval.value for interval in rows["robust"]])
+    return all(part.is_monotonic_decreasing for _, part in left.groupby("defence")["left"])
+
+
+# --- the backdoor -------------------------------------------------------------------------------------
+
+
+def backdoor(book: Workbook) -> pd.DataFrame:
+    """Poison, train (or load) every listed model: a row a model and place, with ``defence, place``, the Intervals
+    ``opened`` (other people's stamped photos taken for the person aimed at), ``before`` (the same by the unpoisoned
+    target), ``natural`` (the poisoned target's accuracy) and ``difference`` (of ``opened`` to NoDef's, paired by
+    person; None for NoDef). Saved as ``curves/<setup>__backdoor``."""
+    rows, base, saved = [], {}, []
+    for attack in models(book, "backdoored"):
+        found = robustness.backdoor(attack)
+        natural = measures.mean(found["right"], found["labels"], "micro")
+        for place in robustness.backdoor_plan(book.setup).places:
+            people = found[f"people.{place}"]
+            opened, before = (
+                measures.mean(found[f"{what}.{place}"], people) for what in ("opened", "before")
+            )
+            means = identity_means(found[f"opened.{place}"].double(), people).mean.numpy()
+            base.setdefault(place, means)
+            difference = None
+            if attack.defence != "none":
+                difference = statistics.compare_paired(means, base[place], seed=measures.SEED).difference
+            row = {"defence": attack.defence, "place": place, "opened": opened, "before": before}
+            rows.append(row | {"natural": natural, "difference": difference})
+            saved += [
+                sweep.curve_row(attack, "backdoor", i, metric=metric, evaluator=place)
+                for metric, i in (("trigger_success_rate", opened), ("poisoned_accuracy", natural))
+            ]
+    if saved:
+        results.save_curves(saved, f"{book.setup.name}__backdoor")
+    return pd.DataFrame(rows, columns=["defence", "place", "opened", "before", "natural", "difference"])
+
+
+def shown_backdoor(table: pd.DataFrame) -> pd.DataFrame:
+    """The backdoor as a person reads it."""
+    return pd.DataFrame(
+        {
+            "model": table["defence"].map(label),
+            "pattern": table["place"],
+            "taken for the person aimed at": [percent(i) for i in table["opened"]],
+            "by the unpoisoned target": [percent(i) for i in table["before"]],
+            "minus NoDef's": ["" if i is None else points_text(i) for i in table["difference"]],
+            "natural accuracy when poisoned": [percent(i) for i in table["natural"]],
+        }
+    ).set_index(["model", "pattern"])
+
+
+def patterns(book: Workbook) -> Tensor:
+    """(n,3,S,S) in [0,1]: each pattern on plain grey; a page needs nobody's photo to show where it is."""
+    plan, size = robustness.backdoor_plan(book.setup), book.setup.image_size
+    grey = torch.full((1, 3, size, size), 128, dtype=torch.uint8)
+    return torch.cat([stamp(grey, place, side=plan.side) for place in plan.places]).float() / 255
+
+
+def backdoor_figure(table: pd.DataFrame) -> Axes:
+    """Success of the trigger per place and model."""
+    bars = pd.DataFrame(
+        {
+            "place": table["place"],
+            "defence": table["defence"],
+            **limits(table["opened"]),
+        }
+    )
+    return plots.grouped_intervals(
+        bars, x="place", by="defence", y_label="taken for the person aimed at", title="A patch backdoor"
+    )
+
+
+def backdoor_caption(book: Workbook) -> str:
+    """What was planted."""
+    plan = robustness.backdoor_plan(book.setup)
+    return (
+        f"Preset {book.setup.name}: per place {100 * plan.rate:g} % of other people's training photos get a "
+        f"checkerboard of {100 * plan.side:g} % of the side and the label of one person; one model a defence holds "
+        "all of them. Shown: unseen photos of everybody else with the pattern; 95 % intervals over people."
+    )
+
+
+# --- membership ---------------------------------------------------------------------------------------
+
+
+def members(book: Workbook) -> pd.DataFrame:
+    """Tell training photos from unseen ones on every listed model: a row a model with the Intervals ``auc`` and
+    ``found`` of :class:`lib.robustness.Membership`. Saved as ``curves/<setup>__membership``."""
+    rows, saved = [], []
+    for attack in models(book):
+        answers = records.answers_of(attack)
+        seen = membership(
+            answers.log_odds["train"],
+            answers.labels["train"],
+            answers.log_odds["test"],
+            answers.labels["test"],
+            seed=measures.SEED,
+        )
+        rows.append({"defence": attack.defence, "auc": seen.auc, "found": seen.found})
+        saved += [
+            sweep.curve_row(attack, "membership", interval, metric=metric)
+            for metric, interval in (("membership_auc", seen.auc), ("membership_rate", seen.found))
+        ]
+    if saved:
+        results.save_curves(saved, f"{book.setup.name}__membership")
+    return pd.DataFrame(rows, columns=["defence", "auc", "found"])
+
+
+def shown_members(table: pd.DataFrame) -> pd.DataFrame:
+    """Membership inference as a person reads it."""
+    return pd.DataFrame(
+        {
+            "AUC (chance 0.5)": [i.plain().rpartition(", n")[0] for i in table["auc"]],
+            "members found at 1 % false alarms (chance 1 %)": [percent(i) for i in table["found"]],
+        },
+        index=pd.Index(table["defence"].map(label), name="model"),
+    )
+
+
+# --- in words -----------------------------------------------------------------------------------------
+
+
+def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, *, radius: float) -> str:
+    """What a defence against inversion costs or buys elsewhere, a finding a line; PGD at a radius."""
+    text = []
+    for name, at_radius in (
+        ("pgd", radius),
+        ("autoattack", evaded.loc[evaded["attack"] == "autoattack", "radius"].min()),
+    ):
+        at = (evaded["attack"] == name) & (evaded["radius"] == at_radius)
+        rows = evaded[at & evaded["difference"].notna()]
+        text.append(
+            f"Robust accuracy, {NAMES[name]} at {at_radius:g}/255, against NoDef: {_sorted(rows, 'difference')}."
+        )
+    for place, rows in opened.groupby("place", sort=False):
+        planted = rows[rows["defence"] == "none"]
+        if any(row.opened.low <= row.before.high for row in planted.itertuples()):
+            text.append(
+                f"The backdoor in the {place} does not open NoDef either, so nothing follows for the others."
+            )
+            continue
+        compared = rows[rows["difference"].notna()]
+        text.append(f"Backdoor in the {place}, success against NoDef's: {_sorted(compared, 'difference')}.")
+    best = told.loc[max(told.index, key=lambda i: told["auc"][i].value)]
+    text.append(
+        f"Members are told best on {label(best.defence)}, AUC {best.auc.plain(2)}; with NoDef "
+        f"{told['auc'].iloc[0].plain(2)}."
+    )
+    return "\n".join(f"- {line}" for line in text)
+
+
+def _sorted(rows: pd.DataFrame, column: str) -> str:
+    """Models by whether a difference is above, below or not told from zero."""
+    kinds: dict[str, list[str]] = {"higher": [], "lower": [], "no difference established": []}
+    for row in rows.itertuples():
+        interval: Interval = getattr(row, column)
+        kind = "higher" if interval.low > 0 else "lower" if interval.high < 0 else "no difference established"
+        kinds[kind].append(f"{label(row.defence)} ({points_text(interval)})")
+    return "; ".join(f"{kind} for {', '.join(names)}" for kind, names in kinds.items() if names) or "nobody"

@@ -1,0 +1,291 @@
+"""Fair tuning: every defence at a few strengths, under one rule, and what the strengths buy.
+
+Every family of a study's ``strengths`` is trained once per strength, with one training seed, and attacked by one attack
+(``swept``). The tuned strength is the strongest whose validation accuracy is at most :data:`TOLERANCE` below NoDef's;
+attacks are not consulted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from lib import plots, results, statistics
+from lib.errors import UserError
+from lib.plots import label
+from lib.reports.tables import percent
+from lib.reports.tables import points as points_text
+from lib.reports.tradeoff_report import ALLOWED_LOSS
+from lib.reports.workbook import Workbook
+from lib.stages import measures, records, success
+from lib.stages.inversion import Attack
+from lib.statistics import Interval, Points
+
+TOLERANCE = 0.02  # of validation accuracy
+WEAKER = "NoDef, weaker"  # the family that makes NoDef's own frontier
+
+
+def families(book: Workbook) -> dict[str, list[str]]:
+    """Family to its defences, weakest first; the reference ``none`` is strength 0 of all and is not listed.
+
+    Raises:
+        UserError: the study sweeps nothing.
+    """
+    if not book.study.strengths:
+        raise UserError(f"study {book.study.setup}: expected `strengths` to sweep, got none; list them")
+    return book.study.strengths
+
+
+def attack_on(book: Workbook, defence: str) -> Attack:
+    """The attack that every point of the sweep meets, first seeds."""
+    return book.listed_attacks([book.study.swept], [defence])[0]
+
+
+def attacks(book: Workbook) -> list[Attack]:
+    """The attack on NoDef and on every point of the sweep."""
+    if not book.study.strengths:
+        return []
+    names = ["none", *(defence for defences in families(book).values() for defence in defences)]
+    return [attack_on(book, defence) for defence in names]
+
+
+def measure(book: Workbook) -> pd.DataFrame:
+    """Train and attack (or load) every point.
+
+    Returns:
+        A row per family and strength: columns ``family, strength`` (from 1; NoDef's row is family ``none``, 0),
+        ``defence, validation, natural`` (Interval, test photos), ``attack`` (Interval, main evaluator) and
+        ``chosen``. Saved as ``curves/<setup>__strengths``.
+    """
+    listed = [("none", 0, "none")]
+    listed += [(f, i + 1, d) for f, names in families(book).items() for i, d in enumerate(names)]
+    rows = [_point(book, *row) for row in listed]
+    table = pd.DataFrame(rows, columns=["family", "strength", "defence", "validation", "natural", "attack"])
+    table["chosen"] = _chosen(table)
+    _save(book, table)
+    return table
+
+
+def _point(book: Workbook, family: str, strength: int, defence: str) -> dict[str, object]:
+    attack = attack_on(book, defence)
+    accuracy = natural(attack)
+    return {
+        "family": family,
+        "strength": strength,
+        "defence": defence,
+        "validation": accuracy["validation"].value,
+        "natural": accuracy["test"],
+        "attack": success.mean(success.measure([attack])),
+    }
+
+
+def natural(attack: Attack) -> dict[str, Interval]:
+    """Natural accuracy of the model attacked, per split."""
+    rows, _ = measures.target_rows(attack.setup, attack.defence, attack.training_seed, attack.multiple)
+    top1 = [row for row in rows if row["metric"] == "natural_accuracy"]
+    return {row["split"]: Interval(row["value"], row["low"], row["high"], row["n"]) for row in top1}
+
+
+def _chosen(table: pd.DataFrame) -> np.ndarray:
+    """The strongest of each family that loses at most the tolerance; where none does, nothing."""
+    base = table.loc[table["family"] == "none", "validation"]
+    if base.empty:
+        return np.zeros(len(table), dtype=bool)
+    # a hair of slack: a loss of exactly the tolerance is allowed, whatever its last bit
+    allowed = table["validation"] >= base.iloc[0] - TOLERANCE - 1e-9
+    able = table[allowed & ~table["family"].isin(["none", WEAKER])]
+    best = able.groupby("family")["strength"].idxmax()
+    return table.index.isin(best)
+
+
+def points(book: Workbook, defences: Sequence[str], judge: str = "main") -> Points:
+    """Models as points of privacy (by one judge) and utility, one training seed."""
+    outcomes = success.measure([attack_on(book, defence) for defence in defences])
+    accuracies = []
+    for outcome in outcomes:
+        attack = outcome.attack
+        rows = measures.target_rows(book.setup, attack.defence, attack.training_seed, attack.multiple)[1]
+        accuracies.append([row["value"] for row in sorted(rows, key=lambda row: row["identity"])])
+    leaks = np.stack([outcome.per_person(judge) for outcome in outcomes])
+    return Points(leaks, np.array(accuracies), book.test_photos)
+
+
+def tuned(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
+    """The chosen point of every family against NoDef: ``utility`` and ``privacy`` (paired differences by person, in
+    favour of the defence when positive) and ``advantage`` over NoDef's own frontier, if its points are made."""
+    chosen = table[table["chosen"]]
+    if chosen.empty:
+        return pd.DataFrame(columns=["family", "defence", "utility", "privacy", "advantage"])
+    ours, base = points(book, list(chosen["defence"])), points(book, ["none"])
+    weaker = list(table.loc[table["family"] == WEAKER, "defence"])
+    found = [None] * len(chosen)
+    if weaker:
+        frontier = points(book, [*weaker, "none"])
+        found = statistics.advantage_over_frontier(ours, frontier, chance=book.chance, seed=measures.SEED)
+    rows = []
+    for i, (row, over) in enumerate(zip(chosen.itertuples(), found, strict=True)):
+        utility = statistics.compare_paired(
+            ours.accuracy[:, i], base.accuracy[:, 0], photos=base.photos, seed=measures.SEED
+        )
+        privacy = statistics.compare_paired(base.attack[:, 0], ours.attack[:, i], seed=measures.SEED)
+        rows.append(
+            {
+                "family": row.family,
+                "defence": row.defence,
+                "utility": utility.difference,
+                "privacy": privacy.difference,
+                "advantage": over.advantage if over else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def matched(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
+    """Per family, with NoDef as its weakest point: ``hypervolume`` (Interval; of the box between NoDef's accuracy less
+    :data:`ALLOWED_LOSS` with its AttAcc and full accuracy with chance) and AttAcc at 0, 1, 3 and 5 points of accuracy
+    lost, interpolated (columns ``0 points`` ...); NaN where it is not reached."""
+    base = points(book, ["none"])
+    (natural,), (leak,) = base.means()
+    rows = []
+    for family, group in table[table["family"] != "none"].groupby("family", sort=False):
+        ours = points(book, ["none", *group["defence"]])
+        volume = Interval(np.nan, np.nan, np.nan, ours.identities)
+        if leak > book.chance:
+            corners = {"reference": (natural - ALLOWED_LOSS, leak), "ideal": (1.0, book.chance)}
+            volume = statistics.hypervolume_interval(ours, seed=measures.SEED, **corners)
+        losses = statistics.matched_loss(ours, base, seed=measures.SEED)
+        rows.append(
+            {"family": family, "strengths": len(group), "hypervolume": volume}
+            | {f"{100 * found.loss:.0f} points": found.attack for found in losses}
+        )
+    return pd.DataFrame(rows)
+
+
+def curve_row(
+    attack: Attack, curve: str, interval: Interval, *, metric: str, evaluator: str = "", split: str = "",
+    x_name: str = "none", x: float = 0.0,
+) -> dict[str, object]:  # fmt: skip
+    """One row of ``curves/`` about one attacked model."""
+    return {
+        "setup": attack.setup.name,
+        "defence": attack.defence,
+        "training_steps": records.answers_of(attack).steps,
+        "prior": attack.prior,
+        "attack": attack.attack,
+        "budget": attack.budget,
+        "training_seed": attack.training_seed,
+        "attack_seed": attack.attack_seed,
+        "curve": curve,
+        "x_name": x_name,
+        "x": x,
+        "metric": metric,
+        "evaluator": evaluator,
+        "split": split,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+    }
+
+
+def _save(book: Workbook, table: pd.DataFrame) -> None:
+    rows = []
+    for row in table.itertuples():
+        attack, place = attack_on(book, row.defence), {"x_name": "strength", "x": float(row.strength)}
+        rows += [
+            curve_row(attack, "strength", row.natural, metric="natural_accuracy", split="test", **place),
+            curve_row(
+                attack, "strength", row.attack, metric="attack_accuracy_top1", evaluator="main", **place
+            ),
+        ]
+    if rows:
+        results.save_curves(rows, f"{book.setup.name}__strengths")
+
+
+# --- as a person reads it ------------------------------------------------------------------------------------
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The points of the sweep."""
+    rows = {
+        "validation accuracy": [f"{100 * value:.1f} %" for value in table["validation"]],
+        "natural accuracy": [percent(interval) for interval in table["natural"]],
+        "AttAcc, main": [percent(interval) for interval in table["attack"]],
+        "tuned": ["chosen" if chosen else "" for chosen in table["chosen"]],
+    }
+    index = pd.MultiIndex.from_arrays(
+        [table["family"], table["defence"].map(label)], names=["family", "defence"]
+    )
+    return pd.DataFrame(rows, index=index)
+
+
+def shown_tuned(found: pd.DataFrame) -> pd.DataFrame:
+    """The tuned points against NoDef."""
+    rows = {
+        "family": found["family"],
+        "defence": found["defence"].map(label),
+        "natural accuracy minus NoDef's": [points_text(interval) for interval in found["utility"]],
+        "NoDef's AttAcc minus its own": [points_text(interval) for interval in found["privacy"]],
+        "advantage over NoDef's frontier": ["" if i is None else points_text(i) for i in found["advantage"]],
+    }
+    return pd.DataFrame(rows).set_index("family")
+
+
+def shown_matched(found: pd.DataFrame) -> pd.DataFrame:
+    """Hypervolume and AttAcc at fixed losses, per family."""
+    volumes = [interval.plain().rpartition(", n")[0] for interval in found["hypervolume"]]
+    rows = found.assign(hypervolume=volumes)
+    for column in [name for name in found if name.endswith("points")]:
+        rows[column] = [percent(i) if np.isfinite(i.value) else "not reached" for i in found[column]]
+    return rows.rename(
+        columns=lambda name: f"AttAcc, {name} lost" if name.endswith("points") else name
+    ).set_index("family")
+
+
+def figure(book: Workbook, table: pd.DataFrame) -> Axes:
+    """The strengths in the plane of privacy and utility."""
+    frame = pd.DataFrame(
+        {
+            "family": table["family"],
+            "strength": table["strength"],
+            "chosen": table["chosen"],
+            **{
+                f"{side}{end}": [getattr(i, name) for i in table[side]]
+                for side in ("natural", "attack")
+                for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))
+            },
+        }
+    )
+    kept, tried = table["chosen"].sum(), set(table["family"]) - {"none", WEAKER}
+    title = f"{kept} of {len(tried)} families have a strength that keeps NoDef's accuracy"
+    return plots.strengths(frame, title=title if book.setup.conclusive else "Too small to conclude")
+
+
+def caption(book: Workbook, table: pd.DataFrame) -> str:
+    """What the figure is of."""
+    return (
+        f"Preset {book.setup.name}: {len(table)} models of one training seed, attacked by {book.study.swept}; 95 % "
+        f"intervals over people. Lines join a family's strengths from NoDef on; a ring marks the strongest that loses "
+        f"at most {100 * TOLERANCE:.0f} points of validation accuracy."
+    )
+
+
+def what_we_saw(book: Workbook, found: pd.DataFrame) -> str:
+    """Which tuned defences leak less than NoDef, and than a NoDef model of their accuracy."""
+    if found.empty:
+        return "No family has a strength within the tolerance."
+    text = []
+    for row in found.itertuples():
+        less = "is not established to leak less or more than NoDef"
+        if row.privacy.excludes(0):
+            less = "leaks less than NoDef" if row.privacy.low > 0 else "leaks more than NoDef"
+        line = f"{label(row.defence)} {less} ({points_text(row.privacy)})"
+        if row.advantage is not None:
+            verb = "beats" if row.advantage.low > 0 else "is not established to beat"
+            line += f" and {verb} NoDef's frontier ({points_text(row.advantage)})"
+        text.append(line)
+    seeds = "One training seed: intervals are over people alone."
+    return f"{'; '.join(text)}. {seeds if book.setup.conclusive else '**Too small to conclude.**'}"

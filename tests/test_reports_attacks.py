@@ -1,0 +1,266 @@
+"""What notebooks 14 to 17 compute, on a world of three digits: stages, comparisons, verdicts, settled constants."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toys import attacked_book
+
+from lib import attacks, results
+from lib.attacks.referee import Entry, combine
+from lib.erasing import ErasingLaw
+from lib.errors import UserError
+from lib.reports import adaptive_report, attack_report, referee_report
+from lib.reports.workbook import Workbook, open_workbook
+from lib.run import settle
+from lib.run.plan import plan
+from lib.setups import Study, setup_names
+from lib.stages import inversion, knowledge, priors, students, success, targets
+from lib.statistics import Interval
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for the module: what one test makes the others load."""
+    return tmp_path_factory.mktemp("attack-reports")
+
+
+@pytest.fixture
+def book(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
+    return attacked_book(folder, monkeypatch)
+
+
+def test_every_listed_attack_is_run_on_every_compared_model(book: Workbook) -> None:
+    found = book.listed_attacks(book.study.compared)
+    assert [(a.attack, a.defence) for a in found[:2]] == [("ppa", "none"), ("ppa", "re(0.1,0.4)")]
+    assert len(found) == 8, "the study's first two models"
+    white, black = (attack_report.runs(book, white_box=white) for white in (True, False))
+    assert {a.attack for a in white} == {"ppa", "lomma_gmi", "kedmi"} and {a.attack for a in black} == {
+        "brep"
+    }
+    with pytest.raises(UserError, match="'attack prior budget'"):
+        book.listed_attacks(["ppa eigenfaces"])
+
+
+def test_a_prior_against_a_target_is_made_for_two_models_only(book: Workbook) -> None:
+    study = Study(**{**book.study.__dict__, "compared_defences": ["none", "re(0.1,0.4)", "fe(0.5)"]})
+    wider = Workbook(book.setup, study, book.defences, (0,), (0,))
+    models = {line.split()[0]: [a.defence for a in wider.listed_attacks([line])] for line in study.compared}
+    assert len(models["ppa"]) == 3 and models["kedmi"] == ["none", "re(0.1,0.4)"]
+    assert models["lomma_gmi"] == models["ppa"], "students are cheap: they are distilled from every model"
+
+
+def test_the_referee_has_attack_seeds_of_its_own(book: Workbook) -> None:
+    study = Study(**{**book.study.__dict__, "referee_seeds": [0, 1]})
+    wider = Workbook(book.setup, study, book.defences, (0,), (0,))
+    assert {run.attack_seed for run in referee_report.runs(wider)} == {0, 1}
+    assert {run.attack_seed for run in attack_report.runs(wider, white_box=True)} == {0}
+
+
+def test_priors_differ_by_what_they_are_made_from(book: Workbook) -> None:
+    setup = book.setup
+    first, second = (targets.target(setup, d, 0).stage for d in ("none", "re(0.1,0.4)"))
+    law = ErasingLaw()
+    keys = [
+        priors.stage(setup, "eigenfaces").key,
+        priors.stage(setup, "eigenfaces", law=law).key,
+        priors.stage(setup, "eigenfaces", law=ErasingLaw(scale=(0.5, 0.5))).key,
+        priors.stage(setup, "inversion_gan", target=first).key,
+        priors.stage(setup, "inversion_gan", target=second).key,
+    ]
+    assert len(set(keys)) == 5
+    assert priors.stage(setup, "eigenfaces", target=first).key == keys[0], (
+        "a public prior does not know targets"
+    )
+    with pytest.raises(UserError, match="expected the target"):
+        priors.stage(setup, "inversion_gan")
+    clean, erased = (priors.public_photos(setup, x) for x in (None, law))
+    changed = (clean != erased).any(1).float().mean((1, 2))
+    assert 0.05 < changed.mean() < 0.4 and torch.equal(erased, priors.public_photos(setup, law))
+
+
+def test_students_are_of_their_target_and_their_photos(book: Workbook) -> None:
+    setup = book.setup
+    trained = targets.target(setup, "none", 0)
+    other = targets.target(setup, "re(0.1,0.4)", 0)
+    (student,) = students.load(setup, trained)
+    assert student.num_classes == trained.model.num_classes and not student.training
+    keys = {
+        s.key
+        for t in (trained, other)
+        for law in (None, ErasingLaw())
+        for s in students.stages(setup, t.stage, law=law)
+    }
+    assert len(keys) == 4
+
+
+def test_the_law_is_the_defences_and_res_as_a_control(book: Workbook) -> None:
+    assert knowledge.law_of(book.setup, "re(0.1,0.8)").scale == (0.1, 0.8)
+    assert knowledge.law_of(book.setup, "none") == knowledge.law_of(book.setup, "re(0.1,0.4)")
+    keys = []
+    for defence, name in (("none", "ppa"), ("none", "ppa+eot2"), ("none", "ppa+eot4")):
+        attack = book.attack(defence, attack=name, budget="quick")
+        keys.append(inversion.reconstruction_stage(attack, attack.target().stage))
+    assert len({stage.key for stage in keys}) == 3 or keys[1].params["attack"] != keys[2].params["attack"]
+    assert "law" not in keys[0].params and keys[1].params["law"]["scale"] == (0.1, 0.4)
+
+
+def test_attacks_side_by_side(book: Workbook) -> None:
+    found = attack_report.runs(book, white_box=True)
+    book.invert(found)
+    table = attack_report.comparison(found)
+    assert len(table) == 6 and set(table["model"]) == {"NoDef", "RE [.1, .4]"}
+    row = table.iloc[0]
+    made, (outcome,) = inversion.reconstruct(found[0]), success.measure(found[:1])
+    seen = inversion.judge_reconstructions(found[0])
+    said = {what: seen[what].logits["main"].argmax(1).view(3, -1).gather(1, made.selected) for what in seen}
+    hits, began = (said[what] == made.labels[:, None] for what in ("reconstructions", "prior_samples"))
+    by_hand = np.mean([hits[k].double().mean() for k in range(3)])
+    assert torch.equal(outcome.hits["main"], hits) and outcome.hits["verifier"].shape == hits.shape
+    assert row["main"].value == pytest.approx(by_hand) and row["main"].n == 3
+    assert row["gain"].value == pytest.approx(row["main"].value - began.double().mean().item())
+    cost = inversion.reconstruct(found[0]).cost
+    assert row["passes"] == pytest.approx(cost["target_forward"] + cost["target_backward"])
+    defended = table[table["defence"] != "none"].iloc[0]
+    assert row["protection"] is None
+    assert defended["protection"].difference.value == pytest.approx(
+        row["main"].value - defended["main"].value
+    )
+    attack_report.save(book, table, "white-box")
+    saved = results.load_curves("*protection*", folder=results.output_dir("tiny"))
+    assert len(saved) == 3 and set(saved["defence"]) == {"re(0.1,0.4)"}
+    assert saved["value"][0] == pytest.approx(defended["protection"].difference.value, abs=1e-6)
+    assert {"gain over prior samples", "NoDef minus model"} <= set(attack_report.shown(table))
+    trials = attack_report.curve_runs(book, white_box=True)
+    assert {run.defence for run in trials} == {"none"} and {run.budget for run in trials} == {
+        "quick",
+        "headline",
+    }
+    book.invert(trials)
+    curves = attack_report.budget_curves(trials)
+    assert set(curves["attack"]) == {"ppa, eigenfaces"} and len(curves) == 2, "one budget makes no curve"
+    first, last = curves.iloc[0], curves.iloc[1]
+    assert first.passes < last.passes and first.growth is None
+    assert last.growth.value == pytest.approx(last.value - first.value)
+    assert "ppa, eigenfaces: " in attack_report.growth_sentence(book, curves)
+    words = {
+        "still grows": Interval(0.2, 0.1, 0.3, 3),
+        "finds less": Interval(-0.2, -0.3, -0.1, 3),
+        "no growth established": Interval(0.1, -0.1, 0.3, 3),
+    }
+    for word, growth in words.items():
+        assert word in attack_report.growth_sentence(book, curves.assign(growth=[None, growth]))
+    early = attack_report.growth_sentence(book, curves.assign(passes=first.passes))
+    assert "stops by itself" in early and "grow" not in early
+    sheet = attack_report.sheet(book, found, "none")
+    assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())
+    assert "Too small to conclude" in attack_report.what_we_saw(book, table)
+    large = dataclasses.replace(book, setup=dataclasses.replace(book.setup, conclusive=True))
+    assert "RE [.1, .4] against NoDef" in attack_report.what_we_saw(large, table)
+
+
+def test_the_plan_has_every_listed_attack(book: Workbook) -> None:
+    planned = {step.stage.key for step in plan(book)}
+    runs = [
+        *attack_report.curve_runs(book, white_box=True),
+        *adaptive_report.runs(book),
+        *referee_report.runs(book),
+    ]
+    for run in runs:
+        assert inversion.reconstruction_stage(run, run.target().stage).key in planned, (
+            run.attack,
+            run.budget,
+        )
+
+
+def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> None:
+    found = adaptive_report.runs(book)
+    book.invert(found)
+    table = adaptive_report.comparison(found).set_index(["attack", "defence"])
+    plain, eot = table.loc[("ppa", "none")], table.loc[("ppa+eot2", "none")]
+    assert plain["same_steps"] is None and plain["masks"] == 0 and eot["masks"] == 2
+    assert eot["passes"] == 2 * plain["passes"] and adaptive_report.views_counted(table.reset_index())
+    few = table.loc[("ppa+eot3", "none")]
+    assert few["main"].n == few["same_steps"].difference.n == 2, "the people that both attack"
+    (some,) = (run for run in found if run.people and run.defence == "none")
+    (every,) = (r for r in found if (r.attack, r.prior, r.defence) == ("ppa", "eigenfaces", "none"))
+    assert inversion.reconstruct(some).labels.tolist() == [0, 2]
+    few, all_of_them = success.measure([some, every])
+    paired = success.compare([few], [all_of_them]).difference.value
+    assert paired == pytest.approx((few.per_person() - all_of_them.per_person()[[0, 2]]).mean())
+    cheaper = table.reset_index().assign(passes=plain["passes"])
+    assert not adaptive_report.views_counted(cheaper), "erased views that nobody paid for"
+    assert eot["same_steps"].difference.value == pytest.approx(eot["main"].value - plain["main"].value)
+    assert table.loc[("ppa+re_prior", "none")]["other"] and not eot["other"]
+    curve = adaptive_report.by_masks(table.reset_index(), budget="quick")
+    assert sorted(curve["masks"].unique()) == [0, 2, 3], "other ingredients are no point of the curve"
+    other = table.reset_index().replace({"attack": {"ppa": "gmi"}})
+    assert 0 not in set(adaptive_report.by_masks(other, budget="quick")["masks"]), "another attack is none"
+    assert "against plain, same steps" in adaptive_report.shown(table.reset_index())
+
+
+def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = referee_report.verdicts(book)
+    first = referee_report.runs(book)[0]
+    alone = {referee_report._member(first): Entry.of(inversion.reconstruct(first), first.load_prior())}
+    asked = combine(first.target().model, alone, [0, 1, 2]).confidence
+    assert torch.allclose(asked[0], referee_report.confidence(first).amax(1))
+    monkeypatch.setattr(referee_report, "plain_confidence", lambda *_, **__: pytest.fail("asked again"))
+    again = referee_report.verdicts(book)
+    assert again["none"].sentence() == found["none"].sentence()
+    assert list(found) == ["none", "re(0.1,0.4)"]
+    verdict = found["re(0.1,0.4)"]
+    assert len(verdict.members) == 3 and verdict.members["chosen"].sum() == verdict.accuracy.n == 3
+    states = {flag.name: flag for flag in verdict.flags}
+    assert states["defence diagnostic inactive"].raised is False
+    assert 0.1 < states["defence diagnostic inactive"].value < 0.4, "the erased area"
+    assert states["evaluator and target disagree on real photos"].raised is not None
+    grid = referee_report.flag_grid(found)
+    assert grid.shape == (len(verdict.flags), 2) and set(grid.to_numpy().ravel()) <= {
+        "clear",
+        "raised",
+        "not checked",
+    }
+    assert "not established" in referee_report.what_we_saw(book, found)
+
+
+def test_constants_are_settled_by_the_throw_away_target(
+    book: Workbook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "LENGTH", 1.0)
+    monkeypatch.setattr(inversion, "judge_reconstructions", lambda *_: pytest.fail("an evaluator was asked"))
+    table = settle.settle(book.setup, "ppa")
+    assert sorted(table["learning_rate"]) == ["0.05", "0.2"] and (table["people"] == 3).all()
+    assert table["target_confidence"].is_monotonic_decreasing
+    monkeypatch.setattr(settle, "rank", lambda *_, **__: pytest.fail("a trial was repeated"))
+    again = settle.settle(book.setup, "ppa")
+    assert again["target_confidence"].tolist() == pytest.approx(table["target_confidence"].tolist(), abs=1e-4)
+    shown = settle.tried(book.setup)
+    assert len(shown) == 2 and not shown["chosen"].any(), "the setup has a third value"
+    settled = copy.deepcopy(book.setup.attacks)
+    settled["ppa"]["quick"]["learning_rate"] = 0.2
+    shown = settle.tried(dataclasses.replace(book.setup, attacks=settled)).set_index("constants")
+    assert shown["chosen"].to_dict() == {"learning rate 0.05": False, "learning rate 0.2": True}
+    with pytest.raises(UserError, match="no grid for 'gmi'"):
+        settle.settle(book.setup, "gmi")
+
+
+def test_every_grid_and_listed_attack_of_the_shipped_setups_is_valid() -> None:
+    for name in setup_names():
+        shown = open_workbook(name)
+        for attack in shown.setup.grids:
+            prior, budget, trials = settle.trials(shown.setup, attack)
+            own = shown.setup.attacks[attack].get(prior, {}) | shown.setup.budget(attack, budget)
+            assert len(trials) > 1 and all(attacks.get(attack).budget(**{**own, **trial}) for trial in trials)
+        study = shown.study
+        listed = [*study.compared, *study.adaptive, *study.referee, *study.curves, study.swept]
+        for attack in shown.listed_attacks(listed):
+            method = attacks.get(attack.attack)
+            method.budget(**attack.values)
+            assert attack.prior in shown.setup.priors | shown.setup.target_priors
+            assert method.prior in (None, attack.prior)
