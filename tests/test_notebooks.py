@@ -14,7 +14,7 @@ import pytest
 
 from lib.errors import UserError
 from lib.results import PUBLISHED
-from lib.run import notebooks
+from lib.run import notebooks, publish
 from lib.run.notebooks import NOTEBOOKS, NotebookError, run_notebook, run_notebooks
 from lib.runtime import ROOT
 
@@ -284,13 +284,13 @@ def test_without_a_terminal_each_finished_notebook_is_one_line(workshop, capfd):
 
 
 def test_publish_needs_a_complete_run_and_copies_by_kind(workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr(notebooks, "PUBLISHED", tmp_path / "published")
-    monkeypatch.setattr(notebooks, "run_dir", lambda setup: tmp_path / "runs" / setup)
+    monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(publish, "run_dir", lambda setup: tmp_path / "runs" / setup)
     monkeypatch.setattr(
-        notebooks, "study_notebooks", lambda _: [p.stem for p in sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))]
+        publish, "study_notebooks", lambda _: [p.stem for p in sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))]
     )
     with pytest.raises(UserError, match="missing 01_sum.ipynb, .*make run SETUP=tiny"):
-        notebooks.publish("tiny")
+        publish.publish("tiny")
     assert not (tmp_path / "published").exists()
     run = tmp_path / "runs" / "tiny"
     for relative in [f"{p.name}" for p in notebooks.NOTEBOOKS.glob("*.ipynb")] + [
@@ -299,7 +299,7 @@ def test_publish_needs_a_complete_run_and_copies_by_kind(workshop, tmp_path, mon
     ]:
         (run / relative).parent.mkdir(parents=True, exist_ok=True)
         (run / relative).write_text(relative)
-    notebooks.publish("tiny")
+    publish.publish("tiny")
     written = {
         p.relative_to(tmp_path / "published").as_posix() for p in (tmp_path / "published").rglob("*.*")
     }

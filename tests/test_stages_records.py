@@ -17,7 +17,7 @@ from lib import store
 from lib.errors import UserError
 from lib.reports import attack_report, referee_report
 from lib.reports.workbook import Workbook
-from lib.run import batch, notebooks
+from lib.run import batch, publish
 from lib.run import plan as planning
 from lib.stages import inversion, measures, records, success, targets
 from lib.store import Stage
@@ -37,8 +37,8 @@ def book(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Committed results of this test's own."""
     monkeypatch.setattr(store, "RECORDS", tmp_path / "records")
-    monkeypatch.setattr(notebooks, "PUBLISHED", tmp_path)
-    monkeypatch.setattr(notebooks, "run_dir", lambda _: Path(os.environ["RESULTS_DIR"]))
+    monkeypatch.setattr(publish, "PUBLISHED", tmp_path)
+    monkeypatch.setattr(publish, "run_dir", lambda _: Path(os.environ["RESULTS_DIR"]))
     return tmp_path
 
 

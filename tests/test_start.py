@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lib import results
+from lib.reports import start_report
 from lib.reports.workbook import open_workbook
 from lib.results import COLUMNS
 from lib.run import start
@@ -58,11 +59,13 @@ def book():
 
 
 def test_the_page_is_beside_the_study_where_there_is_one(tmp_path, book, monkeypatch):
-    monkeypatch.setattr(start, "PUBLISHED", tmp_path)
+    monkeypatch.setattr(start_report, "PUBLISHED", tmp_path)
     table = pd.DataFrame(page())
-    assert start.committed(book).empty
-    alone = start.comparison(table, start.committed(book))
-    assert len(alone) == 2 * len(start.SHOWN) and set(alone[start.COMMITTED]) == {start.ABSENT}
+    assert start_report.committed(book).empty
+    alone = start_report.comparison(table, start_report.committed(book))
+    assert len(alone) == 2 * len(start_report.SHOWN) and set(alone[start_report.COMMITTED]) == {
+        start_report.ABSENT
+    }
     assert alone.loc[("AttAcc, main evaluator", "none"), "this page"] == "80.0 % [70.0, 90.0]"
     assert alone.loc[("natural accuracy", "re(0.1,0.4)"), "this page"] == "85.0 % [75.0, 95.0]", (
         "test photos only"
@@ -72,27 +75,27 @@ def test_the_page_is_beside_the_study_where_there_is_one(tmp_path, book, monkeyp
     study += [row("none", "attack_accuracy_top1", "main", 0.1, headline=0, budget="sweep")]
     study += [row("fe(0.5)", "attack_accuracy_top1", "main", 0.1, headline=1, budget="headline")]
     results.save_table(study, "study", folder=tmp_path)
-    found = start.committed(book)
+    found = start_report.committed(book)
     assert found["value"].tolist() == [0.6], "headline rows of the page's models"
-    both = start.comparison(table, found)
-    assert both.loc[("AttAcc, main evaluator", "none"), start.COMMITTED] == "60.0 % [50.0, 70.0]"
+    both = start_report.comparison(table, found)
+    assert both.loc[("AttAcc, main evaluator", "none"), start_report.COMMITTED] == "60.0 % [50.0, 70.0]"
 
 
 def test_bars_show_every_judge_once(book):
-    bars = start.judged(pd.DataFrame(page()))
+    bars = start_report.judged(pd.DataFrame(page()))
     assert sorted(bars["evaluator"].unique()) == ["main", "panel_1", "panel_majority", "verifier"]
     assert len(bars) == 8 and set(bars[bars["evaluator"] == "verifier"]["metric"]) == {"verifier_match"}
 
 
 def test_words_follow_the_table_and_the_preset(book, monkeypatch):
     table = pd.DataFrame(page())
-    text = start.finding(book, table, start.committed(book))
+    text = start_report.finding(book, table, start_report.committed(book))
     assert "80.0 %" in text and "50.0 %" in text and text.endswith("**Too small to conclude.**")
 
     large = open_workbook("lfw64", ["none", "re(0.1,0.4)"], [0], [0])
     empty = table[:0]
-    assert "numbers are not there yet; `make run SETUP=lfw64`" in start.finding(large, table, empty)
-    assert "committed study in the table, of 1 training seed" in start.finding(large, table, table)
+    assert "numbers are not there yet; `make run SETUP=lfw64`" in start_report.finding(large, table, empty)
+    assert "committed study in the table, of 1 training seed" in start_report.finding(large, table, table)
 
 
 def test_models_are_compared_judge_by_judge_and_paired(book):
@@ -110,14 +113,14 @@ def test_models_are_compared_judge_by_judge_and_paired(book):
                 made = {key: made[key] for key in results.IDENTITY_COLUMNS if key in made}
                 rows.append(made | {"identity": k, "setup": "lfw64", "n": 2})
     results.save_identities(rows, "lfw64__page")
-    found = start.differences(large)
+    found = start_report.differences(large)
     assert list(found) == ["main", "panel_2", "panel_majority"], "in the order of the figures"
     assert found["main"].value == pytest.approx(0.3) and found["main"].n == 30
-    assert start.bars_title(large, found) == "RE [.1, .4] leaks less by 1 of 3 judges, more by 1"
-    assert "main evaluator +30.0 points" in start.differences_sentence(large, found)
-    assert start.bars_title(book, found) == "Too small to conclude"
-    assert "Too small" in start.differences_sentence(book, found)
-    assert start.differences(open_workbook("lfw64", ["none"], [0], [0])) == {}
+    assert start_report.bars_title(large, found) == "RE [.1, .4] leaks less by 1 of 3 judges, more by 1"
+    assert "main evaluator +30.0 points" in start_report.differences_sentence(large, found)
+    assert start_report.bars_title(book, found) == "Too small to conclude"
+    assert "Too small" in start_report.differences_sentence(book, found)
+    assert start_report.differences(open_workbook("lfw64", ["none"], [0], [0])) == {}
 
 
 def test_reconstructions_are_compared_with_what_they_started_from(tmp_path, book):
@@ -125,8 +128,8 @@ def test_reconstructions_are_compared_with_what_they_started_from(tmp_path, book
     rows = [row(d, "attack_accuracy_top1", "main", 0.2) for d in book.defences]
     rows = [{k: v for k, v in r.items() if k != "headline"} | curve for r in rows]
     results.save_curves(rows, "prior-samples__digits")
-    assert start.beats_start(book, pd.DataFrame(page()))
-    assert not start.beats_start(book, pd.DataFrame(page(erased=0.2)))
+    assert start_report.beats_start(book, pd.DataFrame(page()))
+    assert not start_report.beats_start(book, pd.DataFrame(page(erased=0.2)))
 
 
 def test_at_most_twelve_people_evenly_spaced():

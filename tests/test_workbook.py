@@ -28,11 +28,12 @@ from lib.reports import (
     inversion_report,
     tradeoff_report,
 )
+from lib.reports.advantages import advantages
 from lib.reports.feature_words import answers
 from lib.reports.tables import pivot, readable
 from lib.reports.workbook import Workbook, open_workbook, slug
 from lib.results.schema import check
-from lib.run import notebooks
+from lib.run import notebooks, publish
 from lib.run.plan import plan
 from lib.setups import load_setup
 from lib.setups.schema import FOLDER
@@ -120,7 +121,7 @@ def test_a_renamed_copy_of_a_setup_runs_on_the_usual_study(tmp_path, monkeypatch
     notebooks.run_setup(str(copy), names=["01"])
     assert seen["folder"] == results.run_dir("mine"), "where its tables and figures are, too"
     with pytest.raises(UserError, match="expected complete runs in results/runs/mine, missing"):
-        notebooks.publish(str(copy))
+        publish.publish(str(copy))
 
 
 def test_results_of_a_renamed_setup_carry_its_name(tmp_path):
@@ -318,7 +319,7 @@ def test_judging_is_of_the_kept_candidates(book, measured):
 
 
 def test_advantages_compare_nodef_with_itself_as_nothing(book, measured):
-    frame = book.advantages()
+    frame = advantages(book)
     own = frame[frame.defence == "none"].iloc[0]
     assert own.utility_difference.value == 0 and own.privacy_gain.value == 0
     assert not own.paper_ratio.defined and own.verdict.outcome == "not established"
@@ -340,8 +341,8 @@ def test_people_are_in_the_order_of_their_numbers(book):
 
 def test_the_trade_off_has_the_natural_accuracy_of_the_tables(book, measured):
     table = results.load_tables(f"{book.setup.name}__*", folder=results.output_dir(book.setup.name))
-    frame, shown = book.advantages().set_index("defence"), tradeoff_report.tradeoff_frame(book)
-    outside = book.advantages().assign(extrapolated=True, P_dominates=0.0)
+    frame, shown = advantages(book).set_index("defence"), tradeoff_report.tradeoff_frame(book)
+    outside = advantages(book).assign(extrapolated=True, P_dominates=0.0)
     assert set(tradeoff_report.comparison_table(outside)["verdict"]) == {"none: outside NoDef's accuracies"}
     for defence in book.defences:
         rows = table[(table["metric"] == "natural_accuracy") & (table["defence"] == defence)]

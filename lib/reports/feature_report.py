@@ -18,6 +18,7 @@ from lib.features import FeatureSets
 from lib.models.classifier import Cosine
 from lib.plots import label
 from lib.reports.budget import curve_attacks
+from lib.reports.feature_sets import feature_sets
 from lib.reports.workbook import Workbook
 from lib.stages import inversion, measures
 from lib.statistics import Interval
@@ -76,11 +77,11 @@ def feature_report(book: Workbook) -> FeatureReport:
     weakest = curve_attacks(book)[0].budget
     sets, distances, separation, control = {}, [], [], []
     for seed in book.training_seeds:
-        weaker = book.feature_sets("none", erased_like=laws[0], seed=seed, budget=weakest)
+        weaker = feature_sets(book, "none", erased_like=laws[0], seed=seed, budget=weakest)
         table = features.distance_table(weaker, defence="none")
         control.append(table.assign(law=laws[0], training_seed=seed))
         for defence, law in models:
-            found = book.feature_sets(defence, erased_like=law, seed=seed)
+            found = feature_sets(book, defence, erased_like=law, seed=seed)
             sets.setdefault((defence, law), found)
             table = features.distance_table(found, defence=defence)
             distances.append(table.assign(law=law, training_seed=seed))

@@ -12,6 +12,7 @@ from IPython.display import Markdown
 from lib import plots, results, statistics
 from lib.plots import label
 from lib.reports import outside
+from lib.reports.advantages import advantages
 from lib.reports.evaluation_report import UNAVAILABLE, needs_photos
 from lib.reports.tables import readable, seed_points
 from lib.reports.workbook import Workbook
@@ -148,14 +149,14 @@ def matched(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
 
 @needs_photos
 def comparisons(book: Workbook, judges: Sequence[str] = ()) -> pd.DataFrame:
-    """:meth:`Workbook.advantages` by several judges (:data:`JUDGES`, and the outside verifier if there is one),
-    with ``P_dominates``: the share of paired resamples in which the model dominates NoDef. Saved as
+    """:func:`advantages` by several judges (:data:`JUDGES`, and the outside verifier if there is one), with
+    ``P_dominates``: the share of paired resamples in which the model dominates NoDef. Saved as
     ``curves/<setup>__comparisons`` (they join seeds)."""
     if not judges:
         judges = (*JUDGES, *([outside.NAME] if outside.applies(book.setup) else []))
     parts = []
     for judge in judges:
-        frame = book.advantages(judge)
+        frame = advantages(book, judge)
         share = statistics.dominance_probability(
             book.points(book.defences, judge), book.points(["none"], judge), seed=measures.SEED
         )

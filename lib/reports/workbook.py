@@ -9,21 +9,14 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from lib import results, statistics
-from lib.data import Images, World, load_world
+from lib.data import World, load_world
 from lib.defences import build, canonical
 from lib.errors import UserError
-from lib.features import FeatureSets
-from lib.runtime import device, generator
 from lib.setups import Setup, Study, load_setup, load_study
-from lib.stages import inversion, measures, records, targets
+from lib.stages import measures, records, targets
 from lib.stages.inversion import Attack
-from lib.training import predict
-
-DRAWS = 4  # erasing draws per private photo in the feature analysis
 
 
 @dataclass(frozen=True)
@@ -248,48 +241,6 @@ class Workbook:
         """NoDef's own frontier, weakest first: points of its headline run, and its end."""
         return [f"early({part:g})" for part in self.setup.snapshots] + ["none"]
 
-    def advantages(self, evaluator: str = "main") -> pd.DataFrame:
-        """Per defence: natural accuracy, AttAcc, their paired differences to NoDef, and the advantage over
-        NoDef's own frontier, each with a 95 % interval over identities (and seeds, where there are several)."""
-        points, base = self.points(self.defences, evaluator), self.points(["none"], evaluator)
-        advantages = statistics.advantage_over_frontier(
-            points, self.points(self.frontier_names, evaluator), chance=self.chance, seed=measures.SEED
-        )
-        natural, leak = points.means()
-        (base_natural,), (base_leak,) = base.means()
-        rows = []
-        for i, (defence, found) in enumerate(zip(self.defences, advantages, strict=True)):
-            attack, accuracy = points.attack[:, i], points.accuracy[:, i]
-            privacy = statistics.compare_paired(base.attack[:, 0], attack, seed=measures.SEED)
-            utility = statistics.compare_paired(
-                accuracy, base.accuracy[:, 0], photos=points.photos, seed=measures.SEED
-            )
-            rows.append(
-                {
-                    "defence": defence,
-                    "evaluator": evaluator,
-                    "training_seeds": len(attack),
-                    "seeds": statistics.summarise_seeds(attack, seed=measures.SEED),
-                    "natural_accuracy": statistics.nested_mean(
-                        accuracy, photos=points.photos, seed=measures.SEED
-                    ),
-                    "attack_accuracy": statistics.nested_mean(attack, seed=measures.SEED),
-                    "utility_difference": utility.difference,
-                    "privacy_gain": privacy.difference,
-                    "advantage": found.advantage,
-                    "detectable": found.detectable,
-                    "extrapolated": found.extrapolated,
-                    "verdict": statistics.verdict(found.advantage, defence=defence),
-                    "paper_ratio": statistics.paper_ratio(
-                        nodef_attack=float(base_leak),
-                        defence_attack=float(leak[i]),
-                        nodef_accuracy=float(base_natural),
-                        defence_accuracy=float(natural[i]),
-                    ),
-                }
-            )
-        return pd.DataFrame(rows)
-
     @property
     def _saved_identities(self) -> pd.DataFrame:
         """Headline rows of ``identities/``, read again only when a file has changed."""
@@ -321,49 +272,6 @@ class Workbook:
         seeds = table.training_seed.isin(self.training_seeds)
         starts = (table.attack == "") | table.attack_seed.isin(self.attack_seeds)
         return table[wanted & study & seeds & starts]
-
-    # --- feature space ----------------------------------------------------------------------------
-
-    def feature_sets(
-        self, defence: str, *, erased_like: str, seed: int | None = None, budget: str | None = None
-    ) -> FeatureSets:
-        """Penultimate features of one target: private train, held-out and erased photos, reconstructions,
-        prior samples.
-
-        Args:
-            erased_like: the defence whose erasing law makes the erased photos (also for NoDef).
-            budget: of the attack; None is the study's.
-        """
-        attack = self.attack(defence, seed, budget=budget)
-        trained = attack.target()
-        photos = inversion.judge_photos(self.setup, trained, "target")
-        judged = inversion.judge_reconstructions(attack)
-        made = inversion.reconstruct(attack)
-        kept = measures.kept_index(made.selected, made.latents.shape[1])
-        aimed = judged["reconstructions"].labels[kept]
-        sets = {
-            "private_train": (photos["train"].features["target"], photos["train"].labels),
-            "private_held_out": (photos["test"].features["target"], photos["test"].labels),
-            "private_erased": self._erased_features(trained, self.world.train, erased_like),
-            "held_out_erased": self._erased_features(trained, self.world.test, erased_like),
-            "reconstructions": (judged["reconstructions"].features["target"][kept], aimed),
-            "prior_samples": (judged["prior_samples"].features["target"][kept], aimed),
-        }
-        return FeatureSets({name: (x.numpy(), y.numpy()) for name, (x, y) in sets.items()})
-
-    def _erased_features(
-        self, trained: targets.Trained, images: Images, erased_like: str
-    ) -> tuple[Tensor, Tensor]:
-        (defence,) = build(erased_like, self.setup.defences)
-        again = defence.law.location in ("random", "toroidal")  # a fixed place gives the same photo each time
-        index = torch.arange(len(images)).repeat(DRAWS if again else 1)
-        photos = images.take(index)
-        stream = generator(measures.SEED, "erased features")
-        pixels = defence.source(photos.float(), index, self.training_seeds[0])
-        view = defence.input(pixels, index, stream)
-        pixels = view(pixels) if view else pixels
-        shown = replace(photos, pixels=pixels.mul(255).round().byte())
-        return predict(trained.model.to(device()), shown, device=device())[0], photos.labels
 
 
 def open_workbook(

@@ -113,7 +113,7 @@ def _smoke(_: argparse.Namespace) -> int:
 
 def _publish(options: argparse.Namespace) -> int:
     from lib.run.batch import copy_records
-    from lib.run.notebooks import publish
+    from lib.run.publish import publish
     from lib.setups import name_of
 
     written = publish(options.setup, partial=options.partial) + copy_records(name_of(options.setup))

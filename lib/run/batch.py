@@ -21,8 +21,8 @@ from lib import store
 from lib.errors import UserError
 from lib.reports import referee_report, robustness_report
 from lib.reports.workbook import Workbook
-from lib.run.notebooks import copy_files, copy_results
 from lib.run.plan import recorded
+from lib.run.publish import copy_files, copy_results
 from lib.stages import inversion, measures, robustness, success
 from lib.stages.inversion import Attack
 from lib.store import Stage, duration

@@ -9,10 +9,9 @@ import json
 import os
 import platform
 import re
-import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from lib import runtime
 from lib.errors import NotebookError, UserError
-from lib.results import FORMATS, PUBLISHED, run_dir
+from lib.results import PUBLISHED, run_dir
 from lib.run.live import ENGINE, LiveLine
 from lib.runtime import ROOT
 from lib.setups import load_setup, load_study, name_of
@@ -166,7 +165,7 @@ def run_notebook(
             if error.ename == UserError.__name__:
                 raise UserError(f"notebook {source.stem}: {error.evalue}") from None
             raise NotebookError(
-                source.stem, _one_line(f"{error.ename}: {error.evalue}"), failed, shown=_relative(failed)
+                source.stem, _one_line(f"{error.ename}: {error.evalue}"), failed, shown=relative(failed)
             ) from None
         except (
             Exception
@@ -174,7 +173,7 @@ def run_notebook(
             if aside.exists():
                 os.replace(aside, failed)
             raise NotebookError(
-                source.stem, _one_line(f"{type(error).__name__}: {error}"), failed, shown=_relative(failed)
+                source.stem, _one_line(f"{type(error).__name__}: {error}"), failed, shown=relative(failed)
             ) from error
         finally:
             aside.unlink(missing_ok=True)
@@ -263,51 +262,10 @@ def run_smoke(*, show: bool = True) -> list[tuple[Path, float]]:
         return run_notebooks(names, SMOKE_PARAMETERS, PUBLISHED / "smoke", results=Path(scratch), show=show)
 
 
-def publish(setup: str, *, partial: bool = False) -> list[Path]:
-    """Copy a finished run into the committed results: notebooks to ``results/<setup>/``, the rest by kind.
-
-    Nothing is copied unless all notebooks of the study ended well, or, with ``partial``, some of them. Returns
-    the files written.
-    """
-    name = name_of(setup)
-    source = run_dir(name)
-    expected = [f"{stem}.ipynb" for stem in study_notebooks(setup)]
-    absent = [name for name in expected if not (source / name).is_file()]
-    if partial and len(absent) < len(expected):
-        expected, absent = [name for name in expected if name not in absent], []
-    if absent or not expected:
-        raise UserError(
-            f"publish: expected complete runs in {_relative(source)}, missing {', '.join(absent) or 'all'}; "
-            f"make run SETUP={setup}"
-        )
-    return [*copy_files((source / file, PUBLISHED / name / file) for file in expected), *copy_results(name)]
-
-
-def copy_results(name: str, *, new: bool = False) -> list[Path]:
-    """Copy the tables, curves, values per person and figures of a setup's runs into the committed results; with
-    ``new`` only what is not there yet, so that no committed page is contradicted."""
-    source, copies = run_dir(name), []
-    for folder in [*(kind.folder for kind in FORMATS.values()), "figures"]:
-        copies += [(file, PUBLISHED / folder / file.name) for file in sorted((source / folder).glob("[!.]*"))]
-    return copy_files((file, target) for file, target in copies if not (new and target.exists()))
-
-
-def copy_files(copies: Iterable[tuple[Path, Path]]) -> list[Path]:
-    """Copy each (file, target) aside, then rename, in order; the files written."""
-    written = []
-    for original, target in copies:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.aside")
-        shutil.copyfile(original, aside)
-        os.replace(aside, target)
-        written.append(target)
-    return written
-
-
 def _finish(aside: Path, source: Path, output_path: Path, key: str) -> None:
     """Record what the copy was made from, with paths that mean something on any machine, and rename it."""
     notebook = nbformat.read(aside, as_version=4)
-    notebook.metadata.papermill.update(input_path=_relative(source), output_path=_relative(output_path))
+    notebook.metadata.papermill.update(input_path=relative(source), output_path=relative(output_path))
     notebook.metadata["midre"] = {"made_from": key}
     nbformat.write(notebook, aside)
     os.replace(aside, output_path)
@@ -347,7 +305,7 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _relative(path: Path) -> str:
+def relative(path: Path) -> str:
     """A path as it is shown and recorded: from the project folder, or only its name when outside."""
     resolved = path.resolve()
     return resolved.relative_to(ROOT).as_posix() if resolved.is_relative_to(ROOT) else path.name
