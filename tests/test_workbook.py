@@ -652,6 +652,24 @@ def test_other_weights_are_another_target(external, tmp_path):
     assert external.attack("none").target().stage.key != first
 
 
+def test_points_of_a_finished_nodef_run_are_made_again_in_one_training(book, monkeypatch):
+    setup = replace(book.setup, snapshots=[0.25, 0.75])
+    length = targets.headline(setup, "none")
+    names = [f"early({part:g})" for part in setup.snapshots]
+    stages = [targets.target_stage(setup, name, 7, length) for name in names]
+    targets.target(setup, "none", 7)
+    first = [store.find(stage) for stage in stages]
+    for stage in stages:
+        store.remove(stage.key)
+    targets.target(setup, names[1], 7)
+    monkeypatch.setattr(targets, "train_target", lambda *_, **__: pytest.fail("trained a second time"))
+    for name, was in zip(names, first, strict=True):
+        made = targets.target(setup, name, 7)
+        assert made.steps == was.meta["steps"]
+        for key, tensor in made.model.state_dict().items():
+            torch.testing.assert_close(tensor, was.tensors[key].to(tensor.dtype))
+
+
 def test_an_attack_names_its_row(book):
     attack = book.attack("re(.1,.4)", attack_seed=3, budget="quick")
     assert attack == Attack(book.setup, "re(0.1,0.4)", 0, "ppa", "eigenfaces", "quick", 3, None)

@@ -93,26 +93,31 @@ def target(setup: Setup, defence: str, seed: int, multiple: float | None = None)
     name = stage.params["defence"]
 
     def make(checkpoint: store.Checkpoint) -> tuple[dict, dict]:
-        if name.startswith("early("):  # a point of the NoDef run: train that run, it leaves its points
-            fraction = float(name[len("early(") : -1])
-            if fraction in setup.snapshots:
-                target(setup, "none", seed, multiple)
-                found = store.find(stage)
-                if found is not None:
-                    return found.tensors, found.meta
+        part = _part_of_nodef(name)
+        if part in setup.snapshots and not store.exists(target_stage(setup, "none", seed, multiple)):
+            target(setup, "none", seed, multiple)  # it leaves its points
+            found = store.find(stage)
+            if found is not None:
+                return found.tensors, found.meta
         world = load_world(setup)
-        marks = setup.snapshots if name == "none" else []
+        marks = [mark for mark in setup.snapshots if mark < part]
         tensors, meta, points = train_target(setup, stage, world, world.train, checkpoint, marks)
-        for fraction, weights in points.items():
-            early = target_stage(setup, f"early({fraction:g})", seed, multiple)
+        for mark, weights in points.items():
+            early = target_stage(setup, f"early({mark:g})", seed, multiple)
             if not store.exists(early):
-                store.put(early, weights, {**meta, "steps": round(meta["steps"] * fraction), "seconds": 0.0})
+                steps = round(stage.params["recipe"]["steps"] * mark)
+                store.put(early, weights, {**meta, "steps": steps, "seconds": 0.0})
         return tensors, meta
 
     artifact = store.get(
         stage, make, seconds=expected(stage, lambda: training_seconds(setup, stage, setup.target))
     )
     return Trained(restore(artifact.tensors, artifact.meta), stage, artifact.meta)
+
+
+def _part_of_nodef(name: str) -> float:
+    """How much of the NoDef run a target is: all of it, the share of a point of it, nothing of another's."""
+    return float(name[len("early(") : -1]) if name.startswith("early(") else float(name == "none")
 
 
 def train_target(
