@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -61,6 +62,11 @@ def test_every_listed_defence_shows_that_it_acts(book: Workbook) -> None:
     assert ends.loc[("NegLS -.05", "alpha"), "at the end"] == pytest.approx(-0.05)
     figure = defence_report.diagnostic_figure(curves)
     assert [ax.get_ylabel() for ax in figure.axes][:2] == ["RE [.1, .4]: re erased area", "NegLS -.05: alpha"]
+    pair = curves[curves["defence"] == "re(0.1,0.4)"].assign(defence="re(0.1,0.4)+negls(-0.05)")
+    both = defence_report.diagnostic_figure(pd.concat([curves, pair]))
+    shown = [ax for ax in both.axes if "re erased area" in ax.get_ylabel()]
+    assert [ax.get_ylabel().partition(":")[0] for ax in shown] == ["RE [.1, .4]", "RE [.1, .4] + NegLS -.05"]
+    assert all(len(ax.lines) == 1 for ax in shown), "of each model alone"
 
 
 def test_costs_are_ratios_of_one_run(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,12 +100,17 @@ def diagnostics(book: Workbook) -> pd.DataFrame:
 
 def diagnostic_figure(curves: pd.DataFrame) -> Figure:
     """A panel a diagnostic, over the training."""
-    wide = curves.pivot_table(index=["defence", "step"], columns="diagnostic", values="value", sort=False)
-    names = {name: f"{label(name.rpartition('.')[0])}: {name.rpartition('.')[2]}" for name in wide}
+    panels = {
+        f"{defence} {name}": f"{label(defence if '+' in defence else name.rpartition('.')[0])}: "
+        + name.rpartition(".")[2].replace("_", " ")
+        for defence, name in curves[["defence", "diagnostic"]].drop_duplicates().itertuples(index=False)
+    }
+    named = curves.assign(panel=curves["defence"] + " " + curves["diagnostic"])
+    wide = named.pivot_table(index=["defence", "step"], columns="panel", values="value", sort=False)
     return plots.learning_curves(
         wide.reset_index().assign(defence="none"),  # a panel says whose it is: one colour for all
-        metrics=list(wide),
-        labels={name: text.replace("_", " ") for name, text in names.items()},
+        metrics=list(panels),
+        labels=panels,
     )
 
 
