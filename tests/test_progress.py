@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import nbformat
@@ -108,7 +109,7 @@ def test_people_are_counted_else_named_else_guessed(book, monkeypatch):
 
 def test_an_attack_is_estimated_on_as_many_classes_as_there_are_people(book, monkeypatch):
     built, build = [], targets.build_classifier
-    monkeypatch.setattr(inversion, "_SECONDS", {})
+    monkeypatch.setattr(inversion, "_PROBES", {})
     monkeypatch.setattr(
         inversion,
         "build_classifier",
@@ -116,3 +117,7 @@ def test_an_attack_is_estimated_on_as_many_classes_as_there_are_people(book, mon
     )
     few = inversion.attack_seconds(book.attack("none"))
     assert built == [3] and few > 0
+    one = dataclasses.replace(book.attack("none"), people=1)
+    assert inversion.attack_seconds(one) == pytest.approx(few / 3) and built == [3], (
+        "one probe for all attacks"
+    )

@@ -138,38 +138,34 @@ def reconstruct(attack: Attack) -> Reconstructions:
     return Reconstructions.from_tensors(artifact.tensors, artifact.meta)
 
 
-_SECONDS: dict[str, float] = {}
+_PROBES: dict[str, tuple[float, int]] = {}
+"""Seconds of a unit of PPA's work, and how many people the network tells apart, by network."""
 
 
 def attack_seconds(attack: Attack, target: nn.Module | None = None) -> float:
     """Expected seconds of an attack here, from a few steps of PPA on ``target`` (while it is not trained: on a
     network of its kind) through an eigenface prior, scaled to the attack's passes; a GAN takes longer."""
     setup, method = attack.setup, attacks.get(attack.attack)
-    size = setup.image_size
-    key = repr(
-        (
-            setup.target.network,
-            size,
-            getattr(target, "num_classes", 0),
-            attack.attack,
-            attack.values,
-            attack.people,
-        )
-    )
-    if key not in _SECONDS:
-        target = stand_in(setup) if target is None else target.to(device())
-        people = len(attack.labels(target.num_classes))
-        noise = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (300, 3, size, size), generator=noise, dtype=torch.uint8)
-        faces = Eigenfaces.fit(images, components=min(PROBE_COMPONENTS, 3 * size * size)).to(device())
-        probe = attacks.get("ppa")
-        short = probe.budget(candidates=PROBE_CANDIDATES, keep=1).short()
-        labels = list(range(min(short.chunk, target.num_classes)))
-        for _ in range(2):  # the first one warms up
-            found = probe.invert(target, faces, labels, budget=short, seed=0)
-        work = method.budget(**attack.values).work * method.passes
-        _SECONDS[key] = found.cost["seconds"] / short.work * work * people
-    return _SECONDS[key]
+    key = repr((setup.target.network, setup.image_size, getattr(target, "num_classes", 0)))
+    if key not in _PROBES:
+        network = stand_in(setup) if target is None else target.to(device())
+        _PROBES[key] = _probe(network, setup.image_size), network.num_classes
+    unit, classes = _PROBES[key]
+    work = method.budget(**attack.values).work * method.passes
+    return unit * work * len(attack.labels(classes))
+
+
+def _probe(network: nn.Module, size: int) -> float:
+    """Seconds of a unit of PPA's work on a network for images of this size."""
+    noise = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (300, 3, size, size), generator=noise, dtype=torch.uint8)
+    faces = Eigenfaces.fit(images, components=min(PROBE_COMPONENTS, 3 * size * size)).to(device())
+    method = attacks.get("ppa")
+    short = method.budget(candidates=PROBE_CANDIDATES, keep=1).short()
+    labels = list(range(min(short.chunk, network.num_classes)))
+    for _ in range(2):  # the first one warms up
+        found = method.invert(network, faces, labels, budget=short, seed=0)
+    return found.cost["seconds"] / short.work
 
 
 def stand_in(setup: Setup) -> nn.Module:
