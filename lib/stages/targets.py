@@ -105,8 +105,7 @@ def target(setup: Setup, defence: str, seed: int, multiple: float | None = None)
         for mark, weights in points.items():
             early = target_stage(setup, f"early({mark:g})", seed, multiple)
             if not store.exists(early):
-                steps = round(stage.params["recipe"]["steps"] * mark)
-                store.put(early, weights, {**meta, "steps": steps, "seconds": 0.0})
+                store.put(early, weights, _until(meta, round(stage.params["recipe"]["steps"] * mark)))
         return tensors, meta
 
     artifact = store.get(
@@ -118,6 +117,15 @@ def target(setup: Setup, defence: str, seed: int, multiple: float | None = None)
 def _part_of_nodef(name: str) -> float:
     """How much of the NoDef run a target is: all of it, the share of a point of it, nothing of another's."""
     return float(name[len("early(") : -1]) if name.startswith("early(") else float(name == "none")
+
+
+def _until(meta: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Metadata of a training as it stood after this many steps."""
+    history = [row for row in meta["history"] if row["step"] <= steps]
+    accuracies = [row["validation_accuracy"] for row in history if "validation_accuracy" in row]
+    found = {**meta, "steps": steps, "history": history, "seconds": 0.0}
+    found.pop("validation_accuracy", None)
+    return found | ({"validation_accuracy": accuracies[-1]} if accuracies else {})
 
 
 def train_target(
