@@ -100,17 +100,14 @@ def diagnostics(book: Workbook) -> pd.DataFrame:
 
 def diagnostic_figure(curves: pd.DataFrame) -> Figure:
     """A panel a diagnostic, over the training."""
-    panels = {
-        f"{defence} {name}": f"{label(defence if '+' in defence else name.rpartition('.')[0])}: "
-        + name.rpartition(".")[2].replace("_", " ")
-        for defence, name in curves[["defence", "diagnostic"]].drop_duplicates().itertuples(index=False)
-    }
-    named = curves.assign(panel=curves["defence"] + " " + curves["diagnostic"])
+    names = curves["diagnostic"].str.rpartition(".")[2].str.replace("_", " ")
+    named = curves.assign(panel=curves["defence"].map(label) + ": " + names)
     wide = named.pivot_table(index=["defence", "step"], columns="panel", values="value", sort=False)
+    panels = list(wide)
     return plots.learning_curves(
         wide.reset_index().assign(defence="none"),  # a panel says whose it is: one colour for all
-        metrics=list(panels),
-        labels=panels,
+        metrics=panels,
+        labels=dict(zip(panels, panels, strict=True)),
     )
 
 
