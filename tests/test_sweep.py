@@ -62,6 +62,17 @@ def test_the_strongest_within_the_tolerance_is_chosen() -> None:
     assert not sweep._chosen(frame({"a": [0.9]})).any(), "without NoDef there is no rule"
 
 
+def test_the_page_wants_no_photos_once_its_points_are_there(
+    book: Workbook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = sweep.measure(book)
+    table["chosen"] = table["defence"] == "re(0.1,0.2)"
+    monkeypatch.setattr("lib.reports.workbook.load_world", lambda _: pytest.fail("read the photos"))
+    again = dataclasses.replace(book)
+    assert sweep.points(again, ["none"]).chance == pytest.approx(1 / 3)
+    assert len(sweep.tuned(again, table)) == 1 and len(sweep.matched(again, table)) == 3
+
+
 def test_points_are_those_of_the_stored_runs(book: Workbook) -> None:
     table = sweep.measure(book)
     assert list(table["defence"]) == ["none", "early(0.5)", "re(0.1,0.2)", "re(0.1,0.8)", "negls(-0.05)"]

@@ -14,7 +14,7 @@ def advantages(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
     NoDef's own frontier, each with a 95 % interval over identities (and seeds, where there are several)."""
     points, base = book.points(book.defences, evaluator), book.points(["none"], evaluator)
     over = statistics.advantage_over_frontier(
-        points, book.points(book.frontier_names, evaluator), chance=book.chance, seed=measures.SEED
+        points, book.points(book.frontier_names, evaluator), chance=points.chance, seed=measures.SEED
     )
     natural, leak = points.means()
     (base_natural,), (base_leak,) = base.means()

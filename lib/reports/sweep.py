@@ -124,7 +124,7 @@ def tuned(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
     found = [None] * len(chosen)
     if weaker:
         frontier = points(book, [*weaker, "none"])
-        found = statistics.advantage_over_frontier(ours, frontier, chance=book.chance, seed=measures.SEED)
+        found = statistics.advantage_over_frontier(ours, frontier, chance=base.chance, seed=measures.SEED)
     rows = []
     for i, (row, over) in enumerate(zip(chosen.itertuples(), found, strict=True)):
         utility = statistics.compare_paired(
@@ -153,8 +153,8 @@ def matched(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
     for family, group in table[table["family"] != "none"].groupby("family", sort=False):
         ours = points(book, ["none", *group["defence"]])
         volume = Interval(np.nan, np.nan, np.nan, ours.identities)
-        if leak > book.chance:
-            corners = {"reference": (natural - ALLOWED_LOSS, leak), "ideal": (1.0, book.chance)}
+        if leak > base.chance:
+            corners = {"reference": (natural - ALLOWED_LOSS, leak), "ideal": (1.0, base.chance)}
             volume = statistics.hypervolume_interval(ours, seed=measures.SEED, **corners)
         losses = statistics.matched_loss(ours, base, seed=measures.SEED)
         rows.append(

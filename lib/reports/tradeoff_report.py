@@ -61,7 +61,7 @@ def frontier_frame(book: Workbook, evaluator: str = "main", *, at: int = 40) -> 
     imagined = statistics.Points(
         np.zeros((at, people)), np.broadcast_to(grid[:, None], (at, owners)), frontier.photos
     )
-    found = statistics.advantage_over_frontier(imagined, frontier, chance=book.chance, seed=measures.SEED)
+    found = statistics.advantage_over_frontier(imagined, frontier, chance=frontier.chance, seed=measures.SEED)
     rows = [(x, a.frontier, a.advantage.low, a.advantage.high) for x, a in zip(grid, found, strict=True)]
     return pd.DataFrame(rows, columns=["natural", "attack", "low", "high"])
 
@@ -113,11 +113,11 @@ def hypervolume_frame(book: Workbook, evaluator: str = "main") -> pd.DataFrame:
     for family, names in families(book).items():
         points = book.points(names, evaluator)
         interval = Interval(np.nan, np.nan, np.nan, points.identities)
-        if attack > book.chance:
+        if attack > points.chance:
             interval = statistics.hypervolume_interval(
                 points,
                 reference=(natural - ALLOWED_LOSS, attack),
-                ideal=(1.0, book.chance),
+                ideal=(1.0, points.chance),
                 seed=measures.SEED,
             )
         rows.append({"family": family, "models": len(names), "hypervolume": interval})

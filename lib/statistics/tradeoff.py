@@ -61,6 +61,11 @@ class Points:
         """Number of attacked identities K."""
         return self.attack.shape[2]
 
+    @property
+    def chance(self) -> float:
+        """Of naming a person by guessing among all C."""
+        return 1 / self.accuracy.shape[2]
+
     def means(self) -> tuple[Floats, Floats]:
         """Natural accuracy (P,) and AttAcc (P,) over seeds and identities."""
         accuracy = self.accuracy @ self.photos / self.photos.sum()
