@@ -29,7 +29,7 @@ def row(defence: str, metric: str, evaluator: str, value: float, **changes) -> d
         "headline": 0,
     }
     if evaluator:
-        attacked = {"prior": "eigenfaces", "attack": "ppa", "budget": "quick", "attack_seed": 0}
+        attacked = {"prior": "eigenfaces", "attack": "ppa", "budget": "start", "attack_seed": 0}
     else:
         attacked = {"split": "test", "attack_seed": None}
     return common | attacked | changes
@@ -156,7 +156,7 @@ def test_the_command_prints_the_table_and_what_to_open_and_repeats_cheaply(tmp_p
     monkeypatch.setattr(start, "run_notebook", run_notebook)
     assert start.run_start() == 0
     shown = capsys.readouterr().out
-    assert "digits: 5 people, attack budget quick" in shown and "80.0 % [70.0, 90.0]" in shown
+    assert "digits: 5 people, attack budget start" in shown and "80.0 % [70.0, 90.0]" in shown
     assert "00_start_here.html" in shown and "00_start_here.ipynb" in shown and "README.md" in shown
     made = folder / "00_start_here.html"
     assert "A page" in made.read_text()

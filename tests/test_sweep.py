@@ -16,11 +16,11 @@ from matplotlib.collections import PathCollection
 from lib import results
 from lib.errors import UserError
 from lib.plots import strengths as draw
-from lib.reports import sweep
+from lib.reports import sweep, tuned
 from lib.reports.workbook import Workbook
 from lib.run.plan import plan
 from lib.setups import Study, load_setup
-from lib.stages import measures, success
+from lib.stages import measures, records, success
 from lib.statistics import Interval
 
 STRENGTHS = {
@@ -30,9 +30,15 @@ STRENGTHS = {
 }
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared by the tests of this file: what one has trained the others find."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
-    monkeypatch.setenv("MIDRE_CACHE", str(tmp_path / "cache"))
+def book(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
+    monkeypatch.setenv("MIDRE_CACHE", str(cache))
     monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))
     monkeypatch.setenv("MIDRE_TRAIN", "1")
     content = copy.deepcopy(TINY)
@@ -69,8 +75,8 @@ def test_the_page_wants_no_photos_once_its_points_are_there(
     table["chosen"] = table["defence"] == "re(0.1,0.2)"
     monkeypatch.setattr("lib.reports.workbook.load_world", lambda _: pytest.fail("read the photos"))
     again = dataclasses.replace(book)
-    assert sweep.points(again, ["none"]).chance == pytest.approx(1 / 3)
-    assert len(sweep.tuned(again, table)) == 1 and len(sweep.matched(again, table)) == 3
+    assert sweep.points(again, [sweep.attack_on(again, "none")]).chance == pytest.approx(1 / 3)
+    assert len(tuned.chosen(again, table)) == 2 and len(sweep.matched(again, table)) == 3
 
 
 def test_points_are_those_of_the_stored_runs(book: Workbook) -> None:
@@ -82,7 +88,7 @@ def test_points_are_those_of_the_stored_runs(book: Workbook) -> None:
     rows, identities = measures.target_rows(book.setup, "re(0.1,0.8)", 0)
     top1 = {r["split"]: r["value"] for r in rows if r["metric"] == "natural_accuracy"}
     assert (row["validation"], row["natural"].value) == (top1["validation"], top1["test"])
-    found = sweep.points(book, ["none", "re(0.1,0.8)"])
+    found = sweep.points(book, [sweep.attack_on(book, "none"), attack])
     assert found.accuracy[0, 1].tolist() == [r["value"] for r in identities]
     assert found.means()[0][1] == pytest.approx(row["natural"].value), "micro, as natural accuracy is"
     saved = results.load_curves("*strengths*", folder=results.output_dir("digits"))
@@ -91,16 +97,17 @@ def test_points_are_those_of_the_stored_runs(book: Workbook) -> None:
 
 def test_tuned_points_are_paired_with_nodef(book: Workbook) -> None:
     table = sweep.measure(book).assign(chosen=[False, False, False, True, True])
-    found = sweep.tuned(book, table).set_index("defence")
-    assert list(found.index) == ["re(0.1,0.8)", "negls(-0.05)"]
+    found = tuned.chosen(book, table).set_index("defence")
+    assert list(found.index) == ["none", "re(0.1,0.8)", "negls(-0.05)"]
     at = table.set_index("defence")
     privacy = at.loc["none", "attack"].value - at.loc["re(0.1,0.8)", "attack"].value
     assert found.loc["re(0.1,0.8)", "privacy"].value == pytest.approx(privacy)
-    assert found["advantage"].notna().all(), "NoDef's own points are in the sweep"
-    alone = sweep.tuned(book, table[table["family"] != sweep.WEAKER])
+    assert found["advantage"].notna().tolist() == [False, True, True], "NoDef's own points are in the sweep"
+    alone = tuned.chosen(book, table[table["family"] != sweep.WEAKER])
     assert alone["advantage"].isna().all()
-    assert "RE [.1, .8]" in sweep.what_we_saw(book, sweep.tuned(book, table))
-    assert len(sweep.tuned(book, table.assign(chosen=False))) == 0
+    nobody = tuned.chosen(book, table.assign(chosen=False))
+    text = tuned.what_we_saw(book, {"One": tuned.chosen(book, table), "Two": nobody})
+    assert "**One.** RE [.1, .8]" in text and "**Two.** No model." in text
     volumes = sweep.matched(book, table)
     assert list(volumes["family"]) == list(STRENGTHS) and "3 points" in volumes
     assert (
@@ -111,9 +118,53 @@ def test_tuned_points_are_paired_with_nodef(book: Workbook) -> None:
     )
 
 
-def test_the_plan_knows_every_point(book: Workbook) -> None:
-    labels = " ".join(step.stage.label for step in plan(book))
-    assert all(f"target {name} " in labels for names in STRENGTHS.values() for name in names)
+def test_the_sweep_has_a_length_of_its_own_and_the_tuned_models_theirs(book: Workbook) -> None:
+    study = dataclasses.replace(book.study, swept_multiple=0.5, tuned=["re(0.1, 0.2)"], budget="quick")
+    both = dataclasses.replace(book, study=study)
+    table = sweep.measure(both)
+    assert set(results.load_curves("*strengths*", folder=results.output_dir("digits"))["training_steps"]) == {
+        2,
+        4,
+    }
+    assert f"{records.answers_of(sweep.attack_on(both, 'none')).steps} training steps" in sweep.caption(
+        both, table
+    )
+    found = tuned.measure(both, table.assign(chosen=table["defence"] == "re(0.1,0.2)"))
+    base, row = found.to_dict("records")
+    assert base["defence"] == "none" and base["utility"] is None
+    rows, _ = measures.target_rows(both.setup, "re(0.1,0.2)", 0)
+    assert row["natural"].value == next(r["value"] for r in rows if r["split"] == "test"), "of full length"
+    assert row["attack"] == success.mean(success.measure([both.attack("re(0.1,0.2)")])) and row["chosen"]
+    assert row["advantage"] is not None, "over the checkpoints of NoDef's run of full length"
+    assert list(tuned.shown(found)["chosen by the sweep"]) == ["", "yes"]
+    assert tuned.measure(book, table).empty and tuned.attacks(book) == []
+
+
+def test_stronger_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) -> None:
+    lines = ["ppa eigenfaces quick", "ppa+eot2 eigenfaces quick"]
+    study = dataclasses.replace(book.study, stronger=lines, stronger_defences=["re(0.1, 0.2)"])
+    both = dataclasses.replace(book, study=study)
+    found = tuned.stronger(both)
+    assert list(zip(found["line"], found["defence"], strict=True)) == [
+        (line, name) for line in lines for name in ("none", "re(0.1,0.2)")
+    ]
+    for line, rows in found.groupby("line"):
+        runs = [both.listed_attacks([line], [name])[0] for name in rows["defence"]]
+        leaks = [success.mean(success.measure([run])).value for run in runs]
+        assert [interval.value for interval in rows["attack"]] == leaks
+        assert rows["privacy"].iloc[1].value == pytest.approx(leaks[0] - leaks[1])
+        assert all(run in tuned.attacks(both) for run in runs)
+    assert list(tuned.shown(found).index.names) == ["attack", "defence"]
+    assert "by ppa+eot2 eigenfaces quick" in tuned.what_we_saw(both, {"Stronger": found})
+    assert tuned.stronger(book).empty
+
+
+def test_the_plan_knows_every_point(book: Workbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIDRE_CACHE", str(tmp_path))
+    study = dataclasses.replace(book.study, tuned=["negls(-0.1)"])
+    labels = " ".join(step.stage.label for step in plan(dataclasses.replace(book, study=study)))
+    names = [name for family in STRENGTHS.values() for name in family]
+    assert all(f"target {name} " in labels for name in [*names, "negls(-0.1)"])
 
 
 def test_nothing_to_sweep_is_an_error(book: Workbook) -> None:

@@ -21,7 +21,7 @@ from lib.stages.exhibits import person_names, shown_people
 from lib.stages.inversion import Attack
 from lib.statistics import Interval
 
-BUDGET = "quick"
+BUDGET = "start"
 TRUNCATION = 0.7  # of the samples shown
 SHOWN = (
     ("natural_accuracy", ""),
@@ -76,12 +76,12 @@ def prior_samples(book: Workbook, count: int = 10) -> dict[str, Tensor]:
 
 
 def quick_attacks(book: Workbook) -> list[Attack]:
-    """Every defence of the page attacked with the quick budget."""
+    """Every defence of the page attacked with the budget of this page."""
     return [book.attack(defence, budget=BUDGET) for defence in book.defences]
 
 
 def budget_card(attacks: Sequence[Attack]) -> pd.DataFrame:
-    """The quick budget beside the study's."""
+    """This page's budget beside the study's."""
     first = attacks[0]
     headline = {**first.values, **first.setup.budget(first.attack, "headline")}
     names = {

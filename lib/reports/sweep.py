@@ -1,13 +1,15 @@
 """Fair tuning: every defence at a few strengths, under one rule, and what the strengths buy.
 
-Every family of a study's ``strengths`` is trained once per strength, with one training seed, and attacked by one attack
-(``swept``). The tuned strength is the strongest whose validation accuracy is at most :data:`TOLERANCE` below NoDef's;
-attacks are not consulted.
+Every family of a study's ``strengths`` is trained once per strength, with one training seed and one training length
+(``swept_multiple``), and attacked by one attack (``swept``). The tuned strength is the strongest whose validation
+accuracy is at most :data:`TOLERANCE` below NoDef's; attacks are not consulted. What the tuned strengths do at full
+length is :mod:`lib.reports.tuned`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,6 @@ from lib import plots, results, statistics
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports.tables import percent
-from lib.reports.tables import points as points_text
 from lib.reports.tradeoff_report import ALLOWED_LOSS
 from lib.reports.workbook import Workbook
 from lib.stages import measures, records, success
@@ -41,7 +42,8 @@ def families(book: Workbook) -> dict[str, list[str]]:
 
 def attack_on(book: Workbook, defence: str) -> Attack:
     """The attack that every point of the sweep meets, first seeds."""
-    return book.listed_attacks([book.study.swept], [defence])[0]
+    attack = book.listed_attacks([book.study.swept], [defence])[0]
+    return replace(attack, multiple=book.study.swept_multiple)
 
 
 def attacks(book: Workbook) -> list[Attack]:
@@ -101,57 +103,25 @@ def _chosen(table: pd.DataFrame) -> np.ndarray:
     return table.index.isin(best)
 
 
-def points(book: Workbook, defences: Sequence[str], judge: str = "main") -> Points:
-    """Models as points of privacy (by one judge) and utility, one training seed."""
-    outcomes = success.measure([attack_on(book, defence) for defence in defences])
-    accuracies = []
-    for outcome in outcomes:
-        attack = outcome.attack
-        rows = measures.target_rows(book.setup, attack.defence, attack.training_seed, attack.multiple)[1]
+def points(book: Workbook, attacks: Sequence[Attack], judge: str = "main") -> Points:
+    """Attacked models as points of privacy (by one judge) and utility, one training seed."""
+    outcomes, accuracies = success.measure(attacks), []
+    for attack in attacks:
+        rows = measures.target_rows(attack.setup, attack.defence, attack.training_seed, attack.multiple)[1]
         accuracies.append([row["value"] for row in sorted(rows, key=lambda row: row["identity"])])
     leaks = np.stack([outcome.per_person(judge) for outcome in outcomes])
     return Points(leaks, np.array(accuracies), book.test_photos)
-
-
-def tuned(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
-    """The chosen point of every family against NoDef: ``utility`` and ``privacy`` (paired differences by person, in
-    favour of the defence when positive) and ``advantage`` over NoDef's own frontier, if its points are made."""
-    chosen = table[table["chosen"]]
-    if chosen.empty:
-        return pd.DataFrame(columns=["family", "defence", "utility", "privacy", "advantage"])
-    ours, base = points(book, list(chosen["defence"])), points(book, ["none"])
-    weaker = list(table.loc[table["family"] == WEAKER, "defence"])
-    found = [None] * len(chosen)
-    if weaker:
-        frontier = points(book, [*weaker, "none"])
-        found = statistics.advantage_over_frontier(ours, frontier, chance=base.chance, seed=measures.SEED)
-    rows = []
-    for i, (row, over) in enumerate(zip(chosen.itertuples(), found, strict=True)):
-        utility = statistics.compare_paired(
-            ours.accuracy[:, i], base.accuracy[:, 0], photos=base.photos, seed=measures.SEED
-        )
-        privacy = statistics.compare_paired(base.attack[:, 0], ours.attack[:, i], seed=measures.SEED)
-        rows.append(
-            {
-                "family": row.family,
-                "defence": row.defence,
-                "utility": utility.difference,
-                "privacy": privacy.difference,
-                "advantage": over.advantage if over else None,
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def matched(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
     """Per family, with NoDef as its weakest point: ``hypervolume`` (Interval; of the box between NoDef's accuracy less
     :data:`ALLOWED_LOSS` with its AttAcc and full accuracy with chance) and AttAcc at 0, 1, 3 and 5 points of accuracy
     lost, interpolated (columns ``0 points`` ...); NaN where it is not reached."""
-    base = points(book, ["none"])
+    base = points(book, [attack_on(book, "none")])
     (natural,), (leak,) = base.means()
     rows = []
     for family, group in table[table["family"] != "none"].groupby("family", sort=False):
-        ours = points(book, ["none", *group["defence"]])
+        ours = points(book, [attack_on(book, defence) for defence in ("none", *group["defence"])])
         volume = Interval(np.nan, np.nan, np.nan, ours.identities)
         if leak > base.chance:
             corners = {"reference": (natural - ALLOWED_LOSS, leak), "ideal": (1.0, base.chance)}
@@ -222,18 +192,6 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, index=index)
 
 
-def shown_tuned(found: pd.DataFrame) -> pd.DataFrame:
-    """The tuned points against NoDef."""
-    rows = {
-        "family": found["family"],
-        "defence": found["defence"].map(label),
-        "natural accuracy minus NoDef's": [points_text(interval) for interval in found["utility"]],
-        "NoDef's AttAcc minus its own": [points_text(interval) for interval in found["privacy"]],
-        "advantage over NoDef's frontier": ["" if i is None else points_text(i) for i in found["advantage"]],
-    }
-    return pd.DataFrame(rows).set_index("family")
-
-
 def shown_matched(found: pd.DataFrame) -> pd.DataFrame:
     """Hypervolume and AttAcc at fixed losses, per family."""
     volumes = [interval.plain().rpartition(", n")[0] for interval in found["hypervolume"]]
@@ -267,25 +225,13 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
 def caption(book: Workbook, table: pd.DataFrame) -> str:
     """What the figure is of."""
     return (
-        f"Preset {book.setup.name}: {len(table)} models of one training seed, attacked by {book.study.swept}; 95 % "
-        f"intervals over people. Lines join a family's strengths from NoDef on; a ring marks the strongest that loses "
-        f"at most {100 * TOLERANCE:.0f} points of validation accuracy."
+        f"Preset {book.setup.name}: {len(table)} models of one training seed{_length(book)}, attacked by "
+        f"{book.study.swept}; 95 % intervals over people. Lines join a family's strengths from NoDef on; a ring marks "
+        f"the strongest that loses at most {100 * TOLERANCE:.0f} points of validation accuracy."
     )
 
 
-def what_we_saw(book: Workbook, found: pd.DataFrame) -> str:
-    """Which tuned defences leak less than NoDef, and than a NoDef model of their accuracy."""
-    if found.empty:
-        return "No family has a strength within the tolerance."
-    text = []
-    for row in found.itertuples():
-        less = "is not established to leak less or more than NoDef"
-        if row.privacy.excludes(0):
-            less = "leaks less than NoDef" if row.privacy.low > 0 else "leaks more than NoDef"
-        line = f"{label(row.defence)} {less} ({points_text(row.privacy)})"
-        if row.advantage is not None:
-            verb = "beats" if row.advantage.low > 0 else "is not established to beat"
-            line += f" and {verb} NoDef's frontier ({points_text(row.advantage)})"
-        text.append(line)
-    seeds = "One training seed: intervals are over people alone."
-    return f"{'; '.join(text)}. {seeds if book.setup.conclusive else '**Too small to conclude.**'}"
+def _length(book: Workbook) -> str:
+    if book.study.swept_multiple is None:
+        return ""
+    return f" and {records.answers_of(attack_on(book, 'none')).steps} training steps"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import tempfile
 import time
@@ -19,7 +17,6 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from lib import runtime
 from lib.errors import NotebookError, UserError
 from lib.results import PUBLISHED, run_dir
 from lib.run.live import ENGINE, LiveLine
@@ -41,38 +38,6 @@ LISTS = {
 """Notebooks that run on a list of the study of this name."""
 SMOKE_PARAMETERS: dict[str, Any] = {}
 """The smoke copies are made with the notebooks' own defaults (setup digits; 00 on the zoo)."""
-
-
-# ---------------------------------------------------------------------------------------------- inside
-
-
-def start() -> None:
-    """First call of every notebook: user errors as one line, the figures' style, versions on one line.
-
-    A :class:`lib.errors.UserError` still fails its cell (and papermill and nbval), only without traceback.
-    """
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    if shell is not None:
-        shell.set_custom_exc((UserError,), _show_user_error)
-    import pandas as pd
-
-    pd.set_option("display.max_colwidth", None)  # findings are sentences
-    from lib.plots import theme  # here, so that running notebooks from a terminal does not import matplotlib
-
-    theme()
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision", "numpy")
-    )
-    print(f"Python {platform.python_version()}, {versions}, device {runtime.device()}")
-
-
-def _show_user_error(shell, etype, value, traceback, tb_offset=None) -> None:
-    shell._showtraceback(etype, value, [f"error: {_one_line(str(value))}"])
-
-
-# --------------------------------------------------------------------------------------------- outside
 
 
 def notebook_path(name: str | int) -> Path:

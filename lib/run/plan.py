@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from lib import attacks, store
 from lib.data.world import data_stage
-from lib.reports import combination_report, robustness_report, sweep
+from lib.reports import combination_report, robustness_report, sweep, tuned
 from lib.reports.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
 from lib.reports.budget import curve_attacks, rival_attacks, rivalled
 from lib.reports.workbook import Workbook
@@ -111,6 +111,7 @@ def recorded(book: Workbook) -> list[Attack]:
     """The attacks of notebooks 11, 12 and 14 to 17, of which tables want no more than their records."""
     return [
         *sweep.attacks(book),
+        *tuned.attacks(book),
         *combination_report.attacks(book),
         *robustness_report.models(book),
         *book.listed_attacks([*book.study.compared, *book.study.adaptive]),
