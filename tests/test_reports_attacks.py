@@ -99,6 +99,15 @@ def test_students_are_of_their_target_and_their_photos(book: Workbook) -> None:
     assert len(keys) == 4
 
 
+def test_the_target_answers_once_for_all_students(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, asked = targets.target(book.setup, "re(0.1,0.8)", 0), []
+    two = dataclasses.replace(book.setup, students=book.setup.students * 2)
+    answers = students.answers
+    monkeypatch.setattr(students, "answers", lambda *a, **how: (asked.append(how), answers(*a, **how))[1])
+    assert len(students.load(two, trained)) == 2
+    assert asked == [{"mirrored": False}, {"mirrored": True}]
+
+
 def test_the_law_is_the_defences_and_res_as_a_control(book: Workbook) -> None:
     assert knowledge.law_of(book.setup, "re(0.1,0.8)").scale == (0.1, 0.8)
     assert knowledge.law_of(book.setup, "none") == knowledge.law_of(book.setup, "re(0.1,0.4)")

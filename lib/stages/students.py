@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import asdict
+
+from torch import Tensor
 
 from lib import store
 from lib.erasing import ErasingLaw
@@ -15,7 +19,7 @@ from lib.stages import priors
 from lib.stages.progress import report
 from lib.stages.targets import Trained
 from lib.store import Stage
-from lib.training.distil import Student, distil
+from lib.training.distil import Student, answers, distil
 
 SEED = 0
 
@@ -41,14 +45,27 @@ def stages(setup: Setup, target: Stage, *, law: ErasingLaw | None = None) -> lis
 
 
 def load(setup: Setup, target: Trained, *, law: ErasingLaw | None = None) -> tuple[Classifier, ...]:
-    """Load or distil them all."""
+    """Load or distil them all; the target answers once for all of them."""
+
+    @functools.cache
+    def ask(mirrored: bool) -> Tensor:
+        photos = priors.public_photos(setup, law)
+        return answers(target.model.to(device()), photos, device(), mirrored=mirrored)
+
     return tuple(
-        _load(setup, target, stage, config, law)
+        _load(setup, target, stage, config, law, ask)
         for stage, config in zip(stages(setup, target.stage, law=law), configs(setup), strict=True)
     )
 
 
-def _load(setup: Setup, target: Trained, stage: Stage, config: Student, law: ErasingLaw | None) -> Classifier:
+def _load(
+    setup: Setup,
+    target: Trained,
+    stage: Stage,
+    config: Student,
+    law: ErasingLaw | None,
+    ask: Callable[[bool], Tensor],
+) -> Classifier:
     def make(checkpoint: store.Checkpoint) -> tuple[dict, dict]:
         student, history = distil(
             priors.public_photos(setup, law),
@@ -58,6 +75,7 @@ def _load(setup: Setup, target: Trained, stage: Stage, config: Student, law: Era
             device=device(),
             checkpoint=checkpoint,
             callback=lambda row: report(stage.label, int(row["step"]), config.steps),
+            ask=ask,
         )
         spec = {name: getattr(student, name) for name in ("spec", "num_classes", "image_size")}
         return dict(student.state_dict()), {**spec, "history": history}

@@ -60,8 +60,9 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, logit_weight: float) 
 
 
 @torch.no_grad()
-def answers(target: nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    """(N, C) the target's logits of (N, 3, S, S) uint8 images, in fp32."""
+def answers(target: nn.Module, images: Tensor, device: torch.device, *, mirrored: bool = False) -> Tensor:
+    """(N, C) the target's logits of (N, 3, S, S) uint8 images or of their mirror images, in fp32."""
+    images = images.flip(-1) if mirrored else images
     with frozen(target):
         return torch.cat(
             [target(part.to(device).float() / 255).float() for part in images.split(ANSWER_BATCH)]
@@ -78,8 +79,12 @@ def distil(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
     callback: Callable[[dict[str, float]], None] | None = None,
+    ask: Callable[[bool], Tensor] | None = None,
 ) -> tuple[Classifier, list[dict[str, float]]]:
     """Train one student. The target is asked once per image (and mirror image), before the training.
+
+    Args:
+        ask: the target's answers on the images (False) or their mirror images (True), for students that share them.
 
     Returns:
         the student in eval mode; rows ``step, loss, agreement`` (share of the batch with the target's label).
@@ -90,9 +95,8 @@ def distil(
         student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(method, config.learning_rate, total_steps=config.steps + 1)
-    teacher = [answers(target, public, device)]
-    if config.mirror:
-        teacher.append(answers(target, public.flip(-1), device))
+    ask = ask or (lambda mirrored: answers(target, public, device, mirrored=mirrored))
+    teacher = [ask(mirrored) for mirrored in ((False, True) if config.mirror else (False,))]
     stream = generator(seed, "student", "batches")
     done, history = 0, []
     if checkpoint and (saved := checkpoint.load()):
