@@ -32,7 +32,8 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(copy.deepcopy(TINY)))
     study = Study(
-        "digits", ["none"], [0], [0], ["ppa"], "eigenfaces", "quick", combined=[PAIR],
+        "digits", ["none"], [0], [0], ["ppa"], "eigenfaces", "headline", combined=[PAIR],
+        swept="ppa eigenfaces quick",
     )  # fmt: skip
     return Workbook(load_setup(path), study, ("none",), (0,), (0,))
 
@@ -90,7 +91,7 @@ def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
     assert list(table["defence"]) == ["none", "re(0.1,0.4)", "negls(-0.05)", PAIR]
     assert report.adds_up(table, found)
     assert not report.adds_up(table, found.assign(main=table["main"].iloc[0]))
-    points = sweep.points(book, [book.attack(name) for name in table["defence"]], "verifier")
+    points = sweep.points(book, [sweep.attack_on(book, name) for name in table["defence"]], "verifier")
     none, first, second, both = points.attack[0].mean(1)
     assert found["verifier"].iloc[0].value == pytest.approx(both - first - second + none)
     saved = results.load_curves("*combinations", folder=results.output_dir("digits"))

@@ -201,7 +201,7 @@ def book(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(content))
     study = Study(
-        "digits", ["none"], [0], [0], ["ppa"], "eigenfaces", "quick",
+        "digits", ["none"], [0], [0], ["ppa"], "eigenfaces", "headline", swept="ppa eigenfaces quick",
         evaded=["none", "re(0.1,0.4)", "fe(0.5)"], backdoored=["none", "re(0.1,0.4)"],
     )  # fmt: skip
     return Workbook(load_setup(path), study, ("none",), (0,), (0,))

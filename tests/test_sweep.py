@@ -118,53 +118,52 @@ def test_tuned_points_are_paired_with_nodef(book: Workbook) -> None:
     )
 
 
-def test_the_sweep_has_a_length_of_its_own_and_the_tuned_models_theirs(book: Workbook) -> None:
-    study = dataclasses.replace(book.study, swept_multiple=0.5, tuned=["re(0.1, 0.2)"], budget="quick")
-    both = dataclasses.replace(book, study=study)
-    table = sweep.measure(both)
-    assert set(results.load_curves("*strengths*", folder=results.output_dir("digits"))["training_steps"]) == {
-        2,
-        4,
-    }
-    assert f"{records.answers_of(sweep.attack_on(both, 'none')).steps} training steps" in sweep.caption(
-        both, table
-    )
-    found = tuned.measure(both, table.assign(chosen=table["defence"] == "re(0.1,0.2)"))
-    base, row = found.to_dict("records")
-    assert base["defence"] == "none" and base["utility"] is None
-    rows, _ = measures.target_rows(both.setup, "re(0.1,0.2)", 0)
-    assert row["natural"].value == next(r["value"] for r in rows if r["split"] == "test"), "of full length"
-    assert row["attack"] == success.mean(success.measure([both.attack("re(0.1,0.2)")])) and row["chosen"]
-    assert row["advantage"] is not None, "over the checkpoints of NoDef's run of full length"
-    assert list(tuned.shown(found)["chosen by the sweep"]) == ["", "yes"]
-    assert tuned.measure(book, table).empty and tuned.attacks(book) == []
+LINES = ["ppa eigenfaces quick", "ppa+eot2 eigenfaces quick"]
+
+
+def with_models(book: Workbook, **changes: object) -> Workbook:
+    study = dataclasses.replace(book.study, stronger_defences=["re(0.1, 0.2)"], **changes)
+    return dataclasses.replace(book, study=study)
 
 
 def test_stronger_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) -> None:
-    lines = ["ppa eigenfaces quick", "ppa+eot2 eigenfaces quick"]
-    study = dataclasses.replace(book.study, stronger=lines, stronger_defences=["re(0.1, 0.2)"])
-    both = dataclasses.replace(book, study=study)
+    both = with_models(book, stronger=LINES)
     found = tuned.stronger(both)
-    assert list(zip(found["line"], found["defence"], strict=True)) == [
-        (line, name) for line in lines for name in ("none", "re(0.1,0.2)")
+    assert list(zip(found["by"], found["defence"], strict=True)) == [
+        (f"by {line}", name) for line in LINES for name in ("none", "re(0.1,0.2)")
     ]
-    for line, rows in found.groupby("line"):
+    for line, (_, rows) in zip(LINES, found.groupby("by", sort=False), strict=True):
         runs = [both.listed_attacks([line], [name])[0] for name in rows["defence"]]
         leaks = [success.mean(success.measure([run])).value for run in runs]
         assert [interval.value for interval in rows["attack"]] == leaks
         assert rows["privacy"].iloc[1].value == pytest.approx(leaks[0] - leaks[1])
+        assert rows["privacy"].iloc[0] is None, "NoDef is not compared with itself"
         assert all(run in tuned.attacks(both) for run in runs)
-    assert list(tuned.shown(found).index.names) == ["attack", "defence"]
+    assert tuned.shown(found).index.names == ["", "defence"]
     assert "by ppa+eot2 eigenfaces quick" in tuned.what_we_saw(both, {"Stronger": found})
-    assert tuned.stronger(book).empty
+    assert tuned.stronger(book).empty and tuned.attacks(book) == []
+
+
+def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
+    both = with_models(book, lengths=[0.5, 1], lengths_attack=LINES[0])
+    found = tuned.lengths(both)
+    assert list(found["by"]) == ["after 4 steps"] * 2 + ["after 8 steps"] * 2
+    runs = tuned.attacks(both)
+    assert [records.answers_of(run).steps for run in runs] == [4, 4, 8, 8]
+    short, erased, long, longer = (success.mean(success.measure([run])).value for run in runs)
+    assert [interval.value for interval in found["attack"]] == [short, erased, long, longer]
+    added = [None if interval is None else interval.value for interval in found["longer"]]
+    assert added == [None, pytest.approx((long - longer) - (short - erased)), None, None]
+    assert "the longest training" in tuned.what_we_saw(both, {"Lengths": found})
+    assert tuned.lengths(book).empty
 
 
 def test_the_plan_knows_every_point(book: Workbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIDRE_CACHE", str(tmp_path))
-    study = dataclasses.replace(book.study, tuned=["negls(-0.1)"])
-    labels = " ".join(step.stage.label for step in plan(dataclasses.replace(book, study=study)))
-    names = [name for family in STRENGTHS.values() for name in family]
-    assert all(f"target {name} " in labels for name in [*names, "negls(-0.1)"])
+    more = with_models(book, stronger=LINES, lengths=[3], lengths_attack=LINES[0])
+    labels = " ".join(step.stage.label for step in plan(more))
+    assert all(f"target {name} " in labels for names in STRENGTHS.values() for name in names)
+    assert "ppa+eot2 eigenfaces quick" in labels and "target re(0.1,0.2) x3 " in labels
 
 
 def test_nothing_to_sweep_is_an_error(book: Workbook) -> None:

@@ -1,4 +1,4 @@
-"""Notebook 12: what pairs of defences do together, at the budget of the study.
+"""Notebook 12: what pairs of defences do together, at the budget of the sweep.
 
 A pair's effect is compared with the sum of what each does alone: AttAcc(pair) - AttAcc(A) - AttAcc(B) +
 AttAcc(NoDef), paired by person (defences specification, section 10).
@@ -43,9 +43,9 @@ def pairs(book: Workbook) -> dict[str, tuple[str, str]]:
 
 
 def attacks(book: Workbook) -> list[Attack]:
-    """The study's attack on NoDef, on every pair and on its parts, each model once."""
+    """The sweep's attack on NoDef, on every pair and on its parts, each model once."""
     names = [name for pair, parts in pairs(book).items() for name in ("none", *parts, pair)]
-    return [book.attack(name) for name in dict.fromkeys(names)]
+    return [sweep.attack_on(book, name) for name in dict.fromkeys(names)]
 
 
 def measure(book: Workbook) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def measure(book: Workbook) -> pd.DataFrame:
     rows = []
     for pair, parts in pairs(book).items():
         for role, defence in zip(ROLES, ("none", *parts, pair), strict=True):
-            attack = book.attack(defence)
+            attack = sweep.attack_on(book, defence)
             outcome = success.measure([attack])
             row = {
                 "pair": pair,
@@ -80,7 +80,7 @@ def interactions(book: Workbook) -> pd.DataFrame:
     for pair, parts in pairs(book).items():
         row: dict[str, object] = {"pair": pair}
         found = {
-            judge: sweep.points(book, [book.attack(name) for name in ("none", *parts, pair)], judge)
+            judge: sweep.points(book, [sweep.attack_on(book, name) for name in ("none", *parts, pair)], judge)
             for judge in JUDGES
         }
         for judge, points in found.items():
@@ -115,7 +115,7 @@ def adds_up(table: pd.DataFrame, found: pd.DataFrame) -> bool:
 def _save(book: Workbook, table: pd.DataFrame) -> None:
     kept = [
         sweep.curve_row(
-            book.attack(row["pair"]),
+            sweep.attack_on(book, row["pair"]),
             "interaction",
             row[judge],
             metric="interaction",
@@ -171,10 +171,10 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
 
 def caption(book: Workbook, table: pd.DataFrame) -> str:
     """What the figure is of."""
-    models, attack = table["defence"].nunique(), book.attack("none")
+    models = table["defence"].nunique()
     return (
-        f"Preset {book.setup.name}: {models} models of one training seed, attacked by {attack.attack} {attack.prior} "
-        f"{attack.budget}; 95 % intervals over people. First and second part: in the order of the pair's name."
+        f"Preset {book.setup.name}: {models} models of one training seed, attacked by {book.study.swept}; 95 % "
+        f"intervals over people. First and second part: in the order of the pair's name."
     )
 
 

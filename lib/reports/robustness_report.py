@@ -24,11 +24,11 @@ NAMES = {"clean": "no attack", "fgsm": "FGSM", "pgd": "PGD", "autoattack": "Auto
 
 
 def models(book: Workbook, kind: str = "evaded") -> list[Attack]:
-    """The study's inversion attack on NoDef, which all are compared with, and on every listed model, ``evaded`` or
+    """The sweep's inversion attack on NoDef, which all are compared with, and on every listed model, ``evaded`` or
     ``backdoored``, first training seed; none if none is listed."""
     listed = [canonical(name, book.setup.defences) for name in getattr(book.study, kind)]
     names = dict.fromkeys(["none", *listed] if listed else [])
-    return [book.attack(name) for name in names]
+    return [sweep.attack_on(book, name) for name in names]
 
 
 # --- evasion ------------------------------------------------------------------------------------------

@@ -1,15 +1,13 @@
 """Fair tuning: every defence at a few strengths, under one rule, and what the strengths buy.
 
-Every family of a study's ``strengths`` is trained once per strength, with one training seed and one training length
-(``swept_multiple``), and attacked by one attack (``swept``). The tuned strength is the strongest whose validation
-accuracy is at most :data:`TOLERANCE` below NoDef's; attacks are not consulted. What the tuned strengths do at full
-length is :mod:`lib.reports.tuned`.
+Every family of a study's ``strengths`` is trained once per strength, with one training seed, and attacked by one attack
+(``swept``). The tuned strength is the strongest whose validation accuracy is at most :data:`TOLERANCE` below NoDef's;
+attacks are not consulted. What the tuned strengths take is :mod:`lib.reports.tuned`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -42,8 +40,7 @@ def families(book: Workbook) -> dict[str, list[str]]:
 
 def attack_on(book: Workbook, defence: str) -> Attack:
     """The attack that every point of the sweep meets, first seeds."""
-    attack = book.listed_attacks([book.study.swept], [defence])[0]
-    return replace(attack, multiple=book.study.swept_multiple)
+    return book.listed_attacks([book.study.swept], [defence])[0]
 
 
 def attacks(book: Workbook) -> list[Attack]:
@@ -204,7 +201,7 @@ def shown_matched(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(book: Workbook, table: pd.DataFrame) -> Axes:
-    """The strengths in the plane of privacy and utility."""
+    """The strengths in the plane of privacy and utility; saved as ``figures/<setup>__strengths``."""
     frame = pd.DataFrame(
         {
             "family": table["family"],
@@ -219,19 +216,15 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
     )
     kept, tried = table["chosen"].sum(), set(table["family"]) - {"none", WEAKER}
     title = f"{kept} of {len(tried)} families have a strength that keeps NoDef's accuracy"
-    return plots.strengths(frame, title=title if book.setup.conclusive else "Too small to conclude")
+    drawn = plots.strengths(frame, title=title if book.setup.conclusive else "Too small to conclude")
+    results.save_figure(drawn.figure, f"{book.setup.name}__strengths", book.setup.name)
+    return drawn
 
 
 def caption(book: Workbook, table: pd.DataFrame) -> str:
     """What the figure is of."""
     return (
-        f"Preset {book.setup.name}: {len(table)} models of one training seed{_length(book)}, attacked by "
-        f"{book.study.swept}; 95 % intervals over people. Lines join a family's strengths from NoDef on; a ring marks "
-        f"the strongest that loses at most {100 * TOLERANCE:.0f} points of validation accuracy."
+        f"Preset {book.setup.name}: {len(table)} models of one training seed, attacked by {book.study.swept}; 95 % "
+        f"intervals over people. Lines join a family's strengths from NoDef on; a ring marks the strongest that loses "
+        f"at most {100 * TOLERANCE:.0f} points of validation accuracy."
     )
-
-
-def _length(book: Workbook) -> str:
-    if book.study.swept_multiple is None:
-        return ""
-    return f" and {records.answers_of(attack_on(book, 'none')).steps} training steps"

@@ -1,13 +1,13 @@
 """What tuned defences take from the attack and what they cost, paired with NoDef and with NoDef's own frontier.
 
-Three times: the strengths that the sweep chose, at its training length (:func:`chosen`); the models of a study's
-``tuned`` at full length and with the study's own attack (:func:`measure`); some of them under stronger attacks
-(:func:`stronger`).
+Three times: what the sweep chose (:func:`chosen`); models of a study under stronger attacks (:func:`stronger`); the
+same at other training lengths (:func:`lengths`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -27,43 +27,67 @@ COLUMNS = [
 
 
 def attacks(book: Workbook) -> list[Attack]:
-    """The study's attack on NoDef, on the checkpoints of its run and on every tuned model, and the stronger attacks on
-    those that meet them, first seeds."""
-    names = [*book.study.tuned, *(book.frontier_names if book.study.tuned else [])]
-    own = [book.attack(defence) for defence in dict.fromkeys(names)]
-    return own + [attack for runs in _stronger(book).values() for attack in runs]
+    """What :func:`stronger` and :func:`lengths` are made of."""
+    both = (_stronger(book), _lengths(book))
+    return [attack for groups in both for runs in groups.values() for attack in runs.values()]
 
 
 def chosen(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
     """:func:`compare` of what the sweep chose (``table``: of :func:`lib.reports.sweep.measure`)."""
     kept = list(table.loc[table["chosen"], "defence"])
     weaker = list(table.loc[table["family"] == sweep.WEAKER, "defence"])
-    return compare(
-        book, {name: sweep.attack_on(book, name) for name in ("none", *weaker, *kept)}, kept, weaker
-    )
-
-
-def measure(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
-    """:func:`compare` of the study's tuned models, with ``chosen``: whether the sweep chose this strength."""
-    names = [book.attack(defence).defence for defence in book.study.tuned]
-    weaker = book.frontier_names[:-1]
-    found = compare(book, {name: book.attack(name) for name in ("none", *weaker, *names)}, names, weaker)
-    kept = set(table.loc[table["chosen"], "defence"])
-    return found.assign(chosen=[None if name == "none" else name in kept for name in found["defence"]])
-
-
-def _stronger(book: Workbook) -> dict[str, list[Attack]]:
-    models, seeds = list(dict.fromkeys(["none", *book.study.stronger_defences])), book.attack_seeds[:1]
-    return {line: book.listed_attacks([line], models, seeds) for line in book.study.stronger}
+    runs = {name: sweep.attack_on(book, name) for name in ("none", *weaker, *kept)}
+    return compare(book, runs, kept, weaker)
 
 
 def stronger(book: Workbook) -> pd.DataFrame:
-    """:func:`compare` of the models of ``stronger_defences`` under every attack of ``stronger``, with ``line``."""
-    parts = []
-    for line, attacks in _stronger(book).items():
-        runs = {attack.defence: attack for attack in attacks}
-        parts.append(compare(book, runs, [name for name in runs if name != "none"]).assign(line=line))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COLUMNS, "line"])
+    """:func:`compare` of the models of ``stronger_defences`` under every attack of ``stronger``, with ``by``."""
+    return _grouped(book, _stronger(book))
+
+
+def lengths(book: Workbook) -> pd.DataFrame:
+    """:func:`compare` of the same models at every training length, with ``by``, and with ``longer``: what the longest
+    training adds to ``privacy`` over this one, in points (Interval; None of NoDef and of the longest)."""
+    groups = _lengths(book)
+    found = _grouped(book, groups)
+    if found.empty:
+        return found.assign(longer=None)
+    leaks = {by: sweep.points(book, list(runs.values())).attack[0] for by, runs in groups.items()}
+    *_, longest = leaks
+    longer = []
+    for by, runs in groups.items():
+        for i, _ in enumerate(runs):
+            longer.append(None)
+            if i and by != longest:
+                four = (leaks[longest][0], leaks[longest][i], leaks[by][0], leaks[by][i])
+                longer[-1] = statistics.interaction(*four, seed=measures.SEED)
+    return found.assign(longer=longer)
+
+
+def _stronger(book: Workbook) -> dict[str, dict[str, Attack]]:
+    return {f"by {line}": _runs(book, line) for line in book.study.stronger}
+
+
+def _lengths(book: Workbook) -> dict[str, dict[str, Attack]]:
+    found = {}
+    for multiple in book.study.lengths:
+        steps = round(multiple * book.setup.target.recipe["steps"])
+        runs = _runs(book, book.study.lengths_attack)
+        found[f"after {steps} steps"] = {name: replace(run, multiple=multiple) for name, run in runs.items()}
+    return found
+
+
+def _runs(book: Workbook, line: str) -> dict[str, Attack]:
+    """NoDef's first."""
+    models = list(dict.fromkeys(["none", *book.study.stronger_defences]))
+    return {run.defence: run for run in book.listed_attacks([line], models, book.attack_seeds[:1])}
+
+
+def _grouped(book: Workbook, groups: Mapping[str, Mapping[str, Attack]]) -> pd.DataFrame:
+    parts = [
+        compare(book, runs, [n for n in runs if n != "none"]).assign(by=by) for by, runs in groups.items()
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COLUMNS, "by"])
 
 
 def compare(
@@ -130,10 +154,10 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
     index = ["defence"]
     if found["advantage"].notna().any():
         rows["advantage over NoDef's frontier"] = found["advantage"].map(_points)
-    if "chosen" in found:
-        rows["chosen by the sweep"] = found["chosen"].map({True: "yes", False: "no", None: ""})
-    if "line" in found:
-        rows, index = {"attack": found["line"], **rows}, ["attack", "defence"]
+    if "longer" in found:
+        rows["what the longest training adds to it"] = found["longer"].map(_points)
+    if "by" in found:
+        rows, index = {"": found["by"], **rows}, ["", "defence"]
     return pd.DataFrame(rows).set_index(index)
 
 
@@ -156,10 +180,15 @@ def _lines(found: pd.DataFrame) -> str:
         less = "is not established to leak less or more than NoDef"
         if row.privacy.excludes(0):
             less = "leaks less than NoDef" if row.privacy.low > 0 else "leaks more than NoDef"
-        by = f" by {row.line}" if "line" in found else ""
+        by = f" {row.by}" if "by" in found else ""
         line = f"{label(row.defence)} {less}{by} ({points_text(row.privacy)})"
         if row.advantage is not None:
             verb = "beats" if row.advantage.low > 0 else "is not established to beat"
             line += f" and {verb} NoDef's frontier ({points_text(row.advantage)})"
+        if "longer" in found and row.longer is not None:
+            changes = "is not established to change that"
+            if row.longer.excludes(0):
+                changes = "adds to that" if row.longer.low > 0 else "takes from that"
+            line += f", the longest training {changes} ({points_text(row.longer)})"
         text.append(line)
     return f"{'; '.join(text)}." if text else "No model."

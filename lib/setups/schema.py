@@ -132,12 +132,12 @@ class Study:
         compared, adaptive, referee: attacks of notebooks 14 and 15, 16 and 17, each as "attack prior budget".
         pages: the defences that notebook 10 shows, each at one strength.
         strengths: families of defences that are swept, each from weak to strong (``NoDef, weaker``: its own frontier).
-        swept, swept_multiple: the attack of every point of the sweep, "attack prior budget", and its training length
-            in multiples of the recipe's steps; without one each model has its headline length.
-        tuned: the models of notebook 11 at their headline length, which the study's own attack meets.
-        stronger, stronger_defences: attacks of notebook 11 beside the study's own, each as "attack prior budget", and
-            the models of full length that meet them; NoDef does, too.
-        combined: pairs of defences of notebook 12, joined with +; NoDef, both parts and the pair meet that attack.
+        swept: the attack of every point of the sweep, "attack prior budget".
+        stronger, stronger_defences: attacks of notebook 11 beside that one, each as "attack prior budget", and the
+            models that meet them; NoDef does, too.
+        lengths, lengths_attack: training lengths, shortest first, in multiples of the recipe's steps, at which NoDef
+            and those models are trained and meet one more attack.
+        combined: pairs of defences of notebook 12, joined with +; NoDef, both parts and the pair meet ``swept``.
         evaded, backdoored: the models of notebook 13 that other attacks meet; behind those of ``backdoored`` another
             one is trained on poisoned photos.
         curves: the same attacks under smaller budgets, run on NoDef only, for their budget curves.
@@ -161,10 +161,10 @@ class Study:
     pages: list[str] = field(default_factory=list)
     strengths: dict[str, list[str]] = field(default_factory=dict)
     swept: str = ""
-    swept_multiple: float | None = None
-    tuned: list[str] = field(default_factory=list)
     stronger: list[str] = field(default_factory=list)
     stronger_defences: list[str] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+    lengths_attack: str = ""
     combined: list[str] = field(default_factory=list)
     evaded: list[str] = field(default_factory=list)
     backdoored: list[str] = field(default_factory=list)
