@@ -122,13 +122,13 @@ LINES = ["ppa eigenfaces quick", "ppa+eot2 eigenfaces quick"]
 
 
 def with_models(book: Workbook, **changes: object) -> Workbook:
-    study = dataclasses.replace(book.study, stronger_defences=["re(0.1, 0.2)"], **changes)
+    study = dataclasses.replace(book.study, met_defences=["re(0.1, 0.2)"], **changes)
     return dataclasses.replace(book, study=study)
 
 
-def test_stronger_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) -> None:
-    both = with_models(book, stronger=LINES)
-    found = tuned.stronger(both)
+def test_other_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) -> None:
+    both = with_models(book, others=LINES)
+    found = tuned.others(both)
     assert list(zip(found["by"], found["defence"], strict=True)) == [
         (f"by {line}", name) for line in LINES for name in ("none", "re(0.1,0.2)")
     ]
@@ -140,8 +140,8 @@ def test_stronger_attacks_are_paired_with_the_same_attack_on_nodef(book: Workboo
         assert rows["privacy"].iloc[0] is None, "NoDef is not compared with itself"
         assert all(run in tuned.attacks(both) for run in runs)
     assert tuned.shown(found).index.names == ["", "defence"]
-    assert "by ppa+eot2 eigenfaces quick" in tuned.what_we_saw(both, {"Stronger": found})
-    assert tuned.stronger(book).empty and tuned.attacks(book) == []
+    assert "by ppa+eot2 eigenfaces quick" in tuned.what_we_saw(both, {"Others": found})
+    assert tuned.others(book).empty and tuned.attacks(book) == []
 
 
 def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
@@ -160,7 +160,7 @@ def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
 
 def test_the_plan_knows_every_point(book: Workbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIDRE_CACHE", str(tmp_path))
-    more = with_models(book, stronger=LINES, lengths=[3], lengths_attack=LINES[0])
+    more = with_models(book, others=LINES, lengths=[3], lengths_attack=LINES[0])
     labels = " ".join(step.stage.label for step in plan(more))
     assert all(f"target {name} " in labels for names in STRENGTHS.values() for name in names)
     assert "ppa+eot2 eigenfaces quick" in labels and "target re(0.1,0.2) x3 " in labels

@@ -1,6 +1,6 @@
 """What tuned defences take from the attack and what they cost, paired with NoDef and with NoDef's own frontier.
 
-Three times: what the sweep chose (:func:`chosen`); models of a study under stronger attacks (:func:`stronger`); the
+Three times: what the sweep chose (:func:`chosen`); models of a study under other attacks (:func:`others`); the
 same at other training lengths (:func:`lengths`).
 """
 
@@ -27,8 +27,8 @@ COLUMNS = [
 
 
 def attacks(book: Workbook) -> list[Attack]:
-    """What :func:`stronger` and :func:`lengths` are made of."""
-    both = (_stronger(book), _lengths(book))
+    """What :func:`others` and :func:`lengths` are made of."""
+    both = (_others(book), _lengths(book))
     return [attack for groups in both for runs in groups.values() for attack in runs.values()]
 
 
@@ -40,9 +40,9 @@ def chosen(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
     return compare(book, runs, kept, weaker)
 
 
-def stronger(book: Workbook) -> pd.DataFrame:
-    """:func:`compare` of the models of ``stronger_defences`` under every attack of ``stronger``, with ``by``."""
-    return _grouped(book, _stronger(book))
+def others(book: Workbook) -> pd.DataFrame:
+    """:func:`compare` of the models of ``met_defences`` under every attack of ``others``, with ``by``."""
+    return _grouped(book, _others(book))
 
 
 def lengths(book: Workbook) -> pd.DataFrame:
@@ -64,8 +64,8 @@ def lengths(book: Workbook) -> pd.DataFrame:
     return found.assign(longer=longer)
 
 
-def _stronger(book: Workbook) -> dict[str, dict[str, Attack]]:
-    return {f"by {line}": _runs(book, line) for line in book.study.stronger}
+def _others(book: Workbook) -> dict[str, dict[str, Attack]]:
+    return {f"by {line}": _runs(book, line) for line in book.study.others}
 
 
 def _lengths(book: Workbook) -> dict[str, dict[str, Attack]]:
@@ -79,7 +79,7 @@ def _lengths(book: Workbook) -> dict[str, dict[str, Attack]]:
 
 def _runs(book: Workbook, line: str) -> dict[str, Attack]:
     """NoDef's first."""
-    models = list(dict.fromkeys(["none", *book.study.stronger_defences]))
+    models = list(dict.fromkeys(["none", *book.study.met_defences]))
     return {run.defence: run for run in book.listed_attacks([line], models, book.attack_seeds[:1])}
 
 
