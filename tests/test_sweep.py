@@ -140,6 +140,13 @@ def test_other_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) 
         assert rows["privacy"].iloc[0] is None, "NoDef is not compared with itself"
         assert all(run in tuned.attacks(both) for run in runs)
     assert tuned.shown(found).index.names == ["", "defence"]
+    saved = results.load_curves("*others*", folder=results.output_dir("digits"))
+    assert saved["value"].tolist() == [
+        row[column].value
+        for row in found.to_dict("records")
+        if row["privacy"]
+        for column in ("privacy", "privacy_verifier")
+    ]
     assert "by ppa+eot2 eigenfaces quick" in tuned.what_we_saw(both, {"Others": found})
     assert tuned.others(book).empty and tuned.attacks(book) == []
 
@@ -154,6 +161,8 @@ def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
     assert [interval.value for interval in found["attack"]] == [short, erased, long, longer]
     added = [None if interval is None else interval.value for interval in found["longer"]]
     assert added == [None, pytest.approx((long - longer) - (short - erased)), None, None]
+    saved = results.load_curves("*lengths*", folder=results.output_dir("digits"))
+    assert saved.loc[saved["metric"] == "interaction", "value"].tolist() == [added[1]]
     assert "the longest training" in tuned.what_we_saw(both, {"Lengths": found})
     assert tuned.lengths(book).empty
 

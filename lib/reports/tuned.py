@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lib import statistics
+from lib import results, statistics
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.tables import percent
@@ -41,13 +41,18 @@ def chosen(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def others(book: Workbook) -> pd.DataFrame:
-    """:func:`compare` of the models of ``met_defences`` under every attack of ``others``, with ``by``."""
-    return _grouped(book, _others(book))
+    """:func:`compare` of the models of ``met_defences`` under every attack of ``others``, with ``by``. Its differences
+    to NoDef are saved as ``curves/<setup>__others``."""
+    groups = _others(book)
+    found = _grouped(book, groups)
+    _save(book, "others", groups, found)
+    return found
 
 
 def lengths(book: Workbook) -> pd.DataFrame:
     """:func:`compare` of the same models at every training length, with ``by``, and with ``longer``: what the longest
-    training adds to ``privacy`` over this one, in points (Interval; None of NoDef and of the longest)."""
+    training adds to ``privacy`` over this one (Interval; None of NoDef and of the longest). Saved as
+    ``curves/<setup>__lengths``, too."""
     groups = _lengths(book)
     found = _grouped(book, groups)
     if found.empty:
@@ -61,7 +66,29 @@ def lengths(book: Workbook) -> pd.DataFrame:
             if i and by != longest:
                 four = (leaks[longest][0], leaks[longest][i], leaks[by][0], leaks[by][i])
                 longer[-1] = statistics.interaction(*four, seed=measures.SEED)
-    return found.assign(longer=longer)
+    found = found.assign(longer=longer)
+    _save(book, "lengths", groups, found)
+    return found
+
+
+def _save(
+    book: Workbook, curve: str, groups: Mapping[str, Mapping[str, Attack]], found: pd.DataFrame
+) -> None:
+    if found.empty:
+        return
+    kinds = {
+        "privacy": ("privacy_gain", "main"),
+        "privacy_verifier": ("privacy_gain", success.VERIFIER),
+        "longer": ("interaction", "main"),
+    }
+    attacked = [run for runs in groups.values() for run in runs.values()]
+    rows = [
+        sweep.curve_row(run, curve, row[column], metric=metric, evaluator=judge)
+        for run, row in zip(attacked, found.to_dict("records"), strict=True)
+        for column, (metric, judge) in kinds.items()
+        if row.get(column) is not None
+    ]
+    results.save_curves(rows, f"{book.setup.name}__{curve}")
 
 
 def _others(book: Workbook) -> dict[str, dict[str, Attack]]:
