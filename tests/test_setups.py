@@ -143,7 +143,7 @@ def test_notebooks_without_a_list_are_left_out(monkeypatch):
 def test_every_listed_defence_can_be_built_and_is_spelled_as_in_tables(name):
     setup, study = load_setup(name), load_study(name)
     swept = [text for defences in study.strengths.values() for text in defences]
-    for text in [*study.defences, *study.pages, *study.met_defences, *swept]:
+    for text in [*study.defences, *study.pages, *study.met_defences, *study.repeated, *swept]:
         build(text, setup.defences)
         assert canonical(text, setup.defences) == text
     assert len(swept) == len(set(swept))

@@ -112,6 +112,7 @@ def recorded(book: Workbook) -> list[Attack]:
     return [
         *sweep.attacks(book),
         *tuned.attacks(book),
+        *(book.attack(defence, seed) for defence in book.study.repeated for seed in book.training_seeds),
         *combination_report.attacks(book),
         *robustness_report.models(book),
         *book.listed_attacks([*book.study.compared, *book.study.adaptive]),
