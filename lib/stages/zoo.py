@@ -13,8 +13,8 @@ from lib.stages import inversion, priors, targets
 from lib.stages.inversion import Attack
 from lib.store import Stage
 
-SHIPPED = ("none", "re(0.1,0.4)", "re(0.1,0.8)", "re(0.5,0.5,location=toroidal)")
-LIMIT_MEGABYTES = 60
+SHIPPED = ("none", "re(0.1,0.4)", "re(0.1,0.8)", "re(0.5,0.5,location=toroidal)", "bido_hsic(0.05,0.5)")
+LIMIT_MEGABYTES = 64
 
 
 def zoo_stages(setup: Setup) -> list[Stage]:
