@@ -289,17 +289,7 @@ def open_workbook(
     world = load_setup(setup)
     study = load_study(world.name)
     if world.is_external:
-        lists = (
-            "compared",
-            "adaptive",
-            "referee",
-            "curves",
-            "pages",
-            "tuned",
-            "combined",
-            "evaded",
-            "backdoored",
-        )
+        lists = "compared adaptive referee curves pages others lengths repeated combined evaded backdoored".split()
         unlisted = {name: [] for name in lists} | {"strengths": {}}
         study = replace(study, defences=["none"], training_seeds=study.training_seeds[:1], **unlisted)
     chosen = tuple(canonical(text, world.defences) for text in (defences or study.defences))
