@@ -554,7 +554,7 @@ def test_places_are_compared_person_by_person(book, measured):
 def test_the_plan_lists_every_stage_once_and_sees_what_is_there(book, measured):
     budget.budget_curve(book)
     book = replace(
-        book, study=replace(book.study, compared=[], adaptive=[], referee=[], curves=[])
+        book, study=replace(book.study, compared=[], adaptive=[], referee=[], curves=[], others=[])
     )  # the toy has few attacks
     steps = plan(book)
     keys = [step.stage.key for step in steps]
