@@ -6,8 +6,12 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
+import pandas as pd
+from IPython import get_ipython
+
 from lib import runtime
 from lib.errors import UserError
+from lib.plots import theme
 
 
 def start() -> None:
@@ -15,16 +19,10 @@ def start() -> None:
 
     A :class:`lib.errors.UserError` still fails its cell (and papermill and nbval), only without traceback.
     """
-    from IPython import get_ipython
-
     shell = get_ipython()
     if shell is not None:
         shell.set_custom_exc((UserError,), _show_user_error)
-    import pandas as pd
-
     pd.set_option("display.max_colwidth", None)  # findings are sentences
-    from lib.plots import theme  # here, so that running notebooks from a terminal does not import matplotlib
-
     theme()
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision", "numpy")
