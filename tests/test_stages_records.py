@@ -137,8 +137,8 @@ def test_a_batch_makes_what_is_missing_and_goes_on_after_a_failure(
     assert [len(unit) for unit in units] == [4, 2], "a model a unit"
     assert [len(unit) for unit in batch.missing(lean, "re(0.1,0.4)")] == [2]
     said: list[str] = []
-    failures = batch.make(lean, workers=1, show=said.append)  # a process each: seconds of imports
-    assert said[0] == "6 records of 2 models to make, 1 at a time" and len(said) == 7
+    failures = batch.make(lean, workers=2, show=said.append)
+    assert said[0] == "6 records of 2 models to make, 2 at a time" and len(said) == 7
     assert len(failures) == 2 and all("kedmi" in line and "critic" in line for line in failures)
     assert all(store.exists(success.stage(run)) for run in runs)
     assert len(list(store.RECORDS.glob("outcome-*.json"))) >= 2, "kept"
