@@ -16,7 +16,9 @@ from lib.attacks.adaptive import adapt, parse
 from lib.attacks.adaptive.eot import ErasedViews
 from lib.attacks.adaptive.feature_shift import Shifted, feature_means
 from lib.attacks.gmi import GmiBudget
+from lib.attacks.oracle import Oracle
 from lib.attacks.ppa import PpaBudget
+from lib.attacks.search import score_pool
 from lib.erasing import ErasingLaw, draw_view
 from lib.errors import UserError
 from lib.runtime import generator
@@ -103,6 +105,30 @@ def test_recomputing_views_changes_no_gradient(target: ToyTarget, monkeypatch: p
     assert (whole != 0).any()
 
 
+def test_the_whole_pool_is_compared_under_the_same_views(target: ToyTarget, prior: ToyPrior) -> None:
+    latents, labels = prior.sample(1, generator=generator(0, "pool")).expand(7, -1), torch.tensor([0, 3])
+    access = Access(ErasedViews(target, LAW, masks=1, seed=0), prior, fast=False)
+    scores = score_pool(access, latents, labels, batch=2)
+    torch.testing.assert_close(scores, scores[:1].expand_as(scores))
+
+
+def test_the_order_in_the_name_changes_nothing(target: ToyTarget, public: torch.Tensor) -> None:
+    known = Knowledge(public=public, law=LAW)
+    one, other = (
+        adapt(target, tuple(map(parse, names)), known, 0)
+        for names in (("eot3", "feature_shift"), ("feature_shift", "eot3"))
+    )
+    x = images().requires_grad_(True)
+    assert torch.equal(one(x), other(x)) and torch.equal(one.terms(), other.terms())
+
+
+def test_an_oracle_is_refused_whatever_the_ingredients(target: ToyTarget, prior: ToyPrior) -> None:
+    oracle = Oracle(target, reveals="scores")
+    with pytest.raises(UserError, match="expected a network that passes gradients, got an oracle"):
+        attacks.get("ppa+eot4").invert(oracle, prior, [0], budget=PPA, seed=0, knowledge=Knowledge(law=LAW))
+    assert oracle.queries == 0
+
+
 def test_passes_are_counted_with_the_masks(target: ToyTarget, prior: ToyPrior) -> None:
     access = Access(ErasedViews(target, LAW, masks=4, seed=0), prior, fast=False)
     access.logits(images().requires_grad_(True))
@@ -141,7 +167,7 @@ def test_feature_means_are_those_of_public_people(target: ToyTarget, public: tor
 def test_the_shift_looks_at_the_whole_image_through_erased_views(target: ToyTarget) -> None:
     size = 3 * SIZE * SIZE
     seen = Shifted(ErasedViews(target, LAW, masks=3, seed=0), torch.zeros(size), torch.ones(size))
-    assert seen.passes == 4 and seen.base is target
+    assert (seen.passes, seen.gradient_passes) == (3, 1) and seen.base is target
     x = images().requires_grad_(True)
     seen(x)
     torch.testing.assert_close(seen.terms(), (seen.position(target.features(x)) - 1).square())
@@ -204,7 +230,7 @@ def test_names_are_read() -> None:
     method = attacks.get("ppa+eot16+re_prior")
     assert method.base == "ppa" and method.needs == {"law"} and method.erases == {"prior"}
     assert method.passes == 16 and method.Budget is PpaBudget
-    assert attacks.get("gmi+re_students").erases == {"students"}
+    assert attacks.get("lomma_gmi+re_students").erases == {"students"}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +241,7 @@ def test_names_are_read() -> None:
         ("ppa+eot4+eot16", "each ingredient once"),
         ("ppb+eot4", "expected one of"),
         ("ppa+", "one like"),
+        ("gmi+re_students", "attack with students"),
     ],
 )
 def test_bad_names_are_refused(name: str, message: str) -> None:

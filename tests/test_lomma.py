@@ -112,6 +112,19 @@ def test_the_regulariser_vanishes_at_p_reg_and_is_the_mean_square_elsewhere(
         torch.testing.assert_close(weighted - without, 5.0 * gap[None])
 
 
+def test_with_erased_photos_p_reg_is_of_those(target: ToyTarget, prior: ToyPrior) -> None:
+    clean, erased = (image.mul(255).byte().expand(6, -1, -1, -1) for image in images_of(prior, 2))
+    at = erased[:1] / 255
+    found, wanted = (
+        say(target, known, at, [2], feature_weight=5.0, students=False)
+        for known in (Knowledge(public=clean, erased=erased), Knowledge(public=erased))
+    )
+    assert torch.equal(found, wanted)
+    assert not torch.equal(
+        found, say(target, Knowledge(public=clean), at, [2], feature_weight=5.0, students=False)
+    )
+
+
 def test_p_reg_is_drawn_from_the_public_features_and_their_mean_with_reference(prior: ToyPrior) -> None:
     target, public = SizedTarget(SIZE, 3000).eval(), smooth_images(50, SIZE)
     with torch.no_grad():

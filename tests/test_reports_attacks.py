@@ -111,6 +111,8 @@ def test_the_target_answers_once_for_all_students(book: Workbook, monkeypatch: p
 def test_the_law_is_the_defences_and_res_as_a_control(book: Workbook) -> None:
     assert knowledge.law_of(book.setup, "re(0.1,0.8)").scale == (0.1, 0.8)
     assert knowledge.law_of(book.setup, "none") == knowledge.law_of(book.setup, "re(0.1,0.4)")
+    assert knowledge.law_of(book.setup, "fe(0.5)").location == "fixed"
+    assert knowledge.believed_law(book.setup, "fe(0.5)").location == "random"
     keys = []
     for defence, name in (("none", "ppa"), ("none", "ppa+eot2"), ("none", "ppa+eot4")):
         attack = book.attack(defence, attack=name, budget="quick")

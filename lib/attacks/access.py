@@ -53,6 +53,8 @@ class Access:
     @contextlib.contextmanager
     def _pass(self, images: Tensor) -> Iterator[Tensor]:
         passes = len(images) * getattr(self.target, "passes", 1)
+        if images.requires_grad:
+            passes += len(images) * getattr(self.target, "gradient_passes", 0)
         self.counts["target_forward"] += passes
         if images.requires_grad:
             self.counts["target_backward"] += passes

@@ -208,6 +208,15 @@ def check_kind(target: nn.Module, prior: Prior, *, attack: str, kind: str) -> No
     raise UserError(f"{attack}: expected {wanted}, got {found}; train {kind} against this target")
 
 
+def refuse_oracle(target: nn.Module) -> None:
+    """Raises: UserError for a target that only answers questions."""
+    if hasattr(target, "ask"):
+        raise UserError(
+            "target: expected a network that passes gradients, got an oracle that answers with "
+            f"{target.reveals}; use an attack that needs no gradients (black box)"
+        )
+
+
 def check_inputs(
     target: nn.Module,
     prior: Prior,
@@ -232,11 +241,8 @@ def check_inputs(
             logits of a wrong shape or not finite.
     """
     blind = hasattr(target, "ask")  # an oracle
-    if blind and gradients:
-        raise UserError(
-            "target: expected a network that passes gradients, got an oracle that answers with "
-            f"{target.reveals}; use an attack that needs no gradients (black box)"
-        )
+    if gradients:
+        refuse_oracle(target)
     given = check_labels(target, labels)
     if kind is not None:
         check_kind(target, prior, attack=attack, kind=kind)

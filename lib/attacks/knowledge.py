@@ -10,29 +10,36 @@ from lib.erasing import ErasingLaw
 from lib.errors import UserError
 
 
+def blind(law: ErasingLaw) -> ErasingLaw:
+    """The law with what the attacker cannot know made random: a place that it fixes, and the other training images
+    that it may fill with."""
+    return replace(
+        law,
+        location=law.location if law.location in ("random", "toroidal") else "random",
+        value="noise" if law.value == "image" else law.value,
+    )
+
+
 @dataclass(frozen=True)
 class Knowledge:
     """What the threat model grants. An attack says in ``NEEDS`` which of these it cannot do without.
 
     Attributes:
         public: (N, 3, S, S) uint8 images of public people.
+        erased: the same, erased as the attacker believes the target's were; the features of these are what LOMMA
+            stays near where it is given them.
         students: networks distilled from the target on public images, of the target's classes (LOMMA).
         law: how the target's training images were erased (the defence is published, its draws are not).
     """
 
     public: Tensor | None = None
+    erased: Tensor | None = None
     students: tuple[nn.Module, ...] = ()
     law: ErasingLaw | None = None
 
     @property
     def blind_law(self) -> ErasingLaw:
-        """The law with what the attacker cannot know made random: a place that it fixes, and the other
-        training images that it may fill with."""
-        return replace(
-            self.law,
-            location=self.law.location if self.law.location in ("random", "toroidal") else "random",
-            value="noise" if self.law.value == "image" else self.law.value,
-        )
+        return blind(self.law)
 
     def require(self, attack: str, *needs: str) -> None:
         """Raises: UserError naming the first thing that is missing."""

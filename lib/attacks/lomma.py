@@ -148,7 +148,8 @@ def make_identity(target: nn.Module, knowledge: Knowledge, options: Options, *, 
 
 def _regulariser(target: nn.Module, knowledge: Knowledge, options: Options, *, seed: int) -> Tensor:
     """p_reg (C, d), a row per class, so that an identity's does not depend on who else is attacked."""
-    mean, deviation = feature_statistics(target, knowledge.public, seed=seed)
+    photos = knowledge.public if knowledge.erased is None else knowledge.erased
+    mean, deviation = feature_statistics(target, photos, seed=seed)
     if options.reference:
         return mean.expand(target.num_classes, -1)
     noise = [

@@ -54,6 +54,11 @@ class Attack:
         return math.prod(ingredient.passes for ingredient in self.ingredients)
 
     @property
+    def revision(self) -> int:
+        """Of what it does; see :class:`~lib.attacks.adaptive.Ingredient`."""
+        return max((ingredient.revision for ingredient in self.ingredients), default=1)
+
+    @property
     def erases(self) -> frozenset[str]:
         """What is to be made from erased public images (:data:`lib.attacks.adaptive.interface.MATERIALS`)."""
         return frozenset().union(*(ingredient.erases for ingredient in self.ingredients))
@@ -99,7 +104,7 @@ def get(name: str) -> Attack:
 
     Raises:
         UserError: a name that no attack or ingredient has, an ingredient given twice, or one for an attack that
-            sees no gradients.
+            sees no gradients or has nothing for it to change.
     """
     base, *rest = name.split("+")
     if base not in _attacks():
@@ -114,6 +119,11 @@ def get(name: str) -> Attack:
         raise UserError(
             f"attack: expected ingredients on a white-box attack, got {name!r} ({base} sees {attack.sees}); drop them"
         )
+    for ingredient in ingredients:
+        if "students" in ingredient.erases and "students" not in attack.needs:
+            raise UserError(
+                f"attack: expected {ingredient.name} on an attack with students (LOMMA), got {name!r}; drop it"
+            )
     needs = attack.needs.union(*(ingredient.needs for ingredient in ingredients))
 
     def invert(

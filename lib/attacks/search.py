@@ -55,6 +55,7 @@ def score_pool(
     scores = torch.empty(len(latents), len(labels), device=access.device)
     with torch.no_grad():
         for start in range(0, len(latents), batch):
+            access.restart()  # an adapted target draws the same views for all, or luck would choose
             images = access.images(latents[start : start + batch])
             both = access.logits(torch.cat([images, images.flip(-1)])).softmax(1)[:, columns]
             scores[start : start + batch] = both.view(2, -1, len(labels)).mean(0)

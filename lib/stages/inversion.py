@@ -19,7 +19,7 @@ from lib.priors import Eigenfaces, Prior
 from lib.runtime import device
 from lib.setups import Setup
 from lib.stages import priors, students, targets
-from lib.stages.knowledge import knowledge, law_of
+from lib.stages.knowledge import believed_law, knowledge, law_of
 from lib.stages.progress import expected, report
 from lib.stages.targets import Trained
 from lib.store import Stage
@@ -59,7 +59,8 @@ class Attack:
 
     @property
     def _prior_law(self) -> ErasingLaw | None:
-        return law_of(self.setup, self.defence) if "prior" in attacks.get(self.attack).erases else None
+        erased = "prior" in attacks.get(self.attack).erases
+        return believed_law(self.setup, self.defence) if erased else None
 
     def prior_stage(self, target: Stage) -> Stage:
         return priors.stage(self.setup, self.prior, law=self._prior_law, target=target)
@@ -105,13 +106,13 @@ def reconstruction_stage(attack: Attack, target: Stage) -> Stage:
     upstream = [target.key, attack.prior_stage(target).key]
     if "students" in method.needs:
         upstream += [stage.key for stage in student_stages(attack, target)]
-    return Stage("reconstructions", label, params, tuple(upstream))
+    return Stage("reconstructions", label, params, tuple(upstream), version=method.revision)
 
 
 def student_stages(attack: Attack, target: Stage) -> list[Stage]:
     """Of the networks distilled from the target that the attack uses."""
     erased = "students" in attacks.get(attack.attack).erases
-    law = law_of(attack.setup, attack.defence) if erased else None
+    law = believed_law(attack.setup, attack.defence) if erased else None
     return students.stages(attack.setup, target, law=law)
 
 

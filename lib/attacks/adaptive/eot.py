@@ -34,6 +34,8 @@ def parse(name: str) -> Ingredient | None:
         name,
         needs=frozenset({"law"}),
         passes=masks,
+        place=0,  # what looks at the whole image stands outside the average
+        revision=2,
         wrap=lambda target, knowledge, seed: ErasedViews(target, knowledge.blind_law, masks=masks, seed=seed),
     )
 

@@ -68,7 +68,7 @@ class Shifted(Adapted):
         self.register_buffer("origin", erased, persistent=False)
         self.weight = weight
         self.own_pass = isinstance(inner, Adapted)  # its features may be those of erased views
-        self.passes += int(self.own_pass)
+        self.gradient_passes += int(self.own_pass)
         self._pending: list[Tensor] = []  # of the passes since terms() was last asked
 
     def restart(self) -> None:

@@ -23,6 +23,8 @@ class Ingredient:
         erases: of :data:`MATERIALS`, what is to be made from erased instead of clean public images, by
             whoever makes it (:mod:`lib.stages.inversion` in a study).
         passes: about how many images go through the target for one that is shown to it.
+        place: ingredients wrap the target in ascending order of it, whatever the order in the name.
+        revision: of what it does; raised when that changes, so that stored results are made anew.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Ingredient:
     wrap: Callable[[nn.Module, Knowledge, int], nn.Module] | None = None
     erases: frozenset[str] = frozenset()
     passes: int = 1
+    place: int = 1
+    revision: int = 1
 
 
 class Adapted(nn.Module):
@@ -38,7 +42,7 @@ class Adapted(nn.Module):
     Attributes:
         inner: the target, or another ingredient's view of it.
         base: the target itself.
-        passes: images through the target per image shown.
+        passes: images through the target per image shown. gradient_passes: how many more when a gradient is wanted.
     """
 
     def __init__(self, inner: nn.Module) -> None:
@@ -46,6 +50,7 @@ class Adapted(nn.Module):
         self.inner = inner
         self.num_classes, self.image_size = inner.num_classes, inner.image_size
         self.passes: int = getattr(inner, "passes", 1)
+        self.gradient_passes: int = getattr(inner, "gradient_passes", 0)
 
     @property
     def base(self) -> nn.Module:

@@ -10,4 +10,6 @@ EXAMPLE = "re_students"
 def parse(name: str) -> Ingredient | None:
     if name != EXAMPLE:
         return None
-    return Ingredient(name, needs=frozenset({"law", "public"}), erases=frozenset({"students"}))
+    return Ingredient(
+        name, needs=frozenset({"law", "public", "erased"}), erases=frozenset({"students"}), revision=2
+    )

@@ -11,6 +11,7 @@ from torch import nn
 
 import lib.attacks.adaptive as package
 from lib.attacks.adaptive.interface import Ingredient
+from lib.attacks.interface import refuse_oracle
 from lib.attacks.knowledge import Knowledge
 from lib.errors import UserError
 
@@ -36,8 +37,13 @@ def parse(name: str) -> Ingredient:
 def adapt(
     target: nn.Module, ingredients: tuple[Ingredient, ...], knowledge: Knowledge, seed: int
 ) -> nn.Module:
-    """The target as an attack with these ingredients sees it; the last one sees through all before it."""
-    for ingredient in ingredients:
+    """The target as an attack with these ingredients sees it; the last one sees through all before it.
+
+    Raises:
+        UserError: an ingredient that lacks what it needs, or an oracle as target.
+    """
+    refuse_oracle(target)
+    for ingredient in sorted(ingredients, key=lambda one: one.place):
         knowledge.require(ingredient.name, *sorted(ingredient.needs))
         if ingredient.wrap:
             target = ingredient.wrap(target, knowledge, seed)
