@@ -58,8 +58,12 @@ def test_every_listed_defence_shows_that_it_acts(book: Workbook) -> None:
     )
     hushed = curves[curves["defence"] != "tts"]
     assert defence_report.silent(book, hushed) == ["tts"]
-    ends = defence_report.activity(curves)
+    ends = defence_report.activity(book, curves)
     assert ends.loc[("NegLS -.05", "alpha"), "at the end"] == pytest.approx(-0.05)
+    assert set(ends["acted"]) == {"yes"}
+    idle = curves.assign(value=curves["value"].where(curves["diagnostic"] != "tts.skip_scale", 1.0))
+    assert defence_report.silent(book, idle) == ["tts"], "a skip at full scale"
+    assert defence_report.activity(book, idle).loc[("TTS", "skip scale"), "acted"] == "no"
     figure = defence_report.diagnostic_figure(curves)
     assert [ax.get_ylabel() for ax in figure.axes][:2] == ["RE [.1, .4]: re erased area", "NegLS -.05: alpha"]
     pair = curves[curves["defence"] == "re(0.1,0.4)"].assign(defence="re(0.1,0.4)+negls(-0.05)")

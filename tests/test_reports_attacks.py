@@ -12,6 +12,7 @@ import torch
 from toys import attacked_book
 
 from lib import attacks, results
+from lib.attacks.ppa import PpaBudget
 from lib.attacks.referee import Entry, combine
 from lib.erasing import ErasingLaw
 from lib.errors import UserError
@@ -111,7 +112,7 @@ def test_the_target_answers_once_for_all_students(book: Workbook, monkeypatch: p
 def test_the_law_is_the_defences_and_res_as_a_control(book: Workbook) -> None:
     assert knowledge.law_of(book.setup, "re(0.1,0.8)").scale == (0.1, 0.8)
     assert knowledge.law_of(book.setup, "none") == knowledge.law_of(book.setup, "re(0.1,0.4)")
-    assert knowledge.law_of(book.setup, "fe(0.5)").location == "fixed"
+    assert knowledge.law_of(book.setup, "fe(0.5)").location == "per_image"
     assert knowledge.believed_law(book.setup, "fe(0.5)").location == "random"
     keys = []
     for defence, name in (("none", "ppa"), ("none", "ppa+eot2"), ("none", "ppa+eot4")):
@@ -218,7 +219,9 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
 def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:
     found = referee_report.verdicts(book)
     first = referee_report.runs(book)[0]
-    alone = {referee_report._member(first): Entry.of(inversion.reconstruct(first), first.load_prior())}
+    alone = {
+        referee_report._member(first): Entry.of(inversion.reconstruct(first), first.load_prior(), PpaBudget())
+    }
     asked = combine(first.target().model, alone, [0, 1, 2]).confidence
     assert torch.allclose(asked[0], referee_report.confidence(first).amax(1))
     monkeypatch.setattr(referee_report, "plain_confidence", lambda *_, **__: pytest.fail("asked again"))
@@ -235,7 +238,7 @@ def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.Mon
     assert grid.shape == (len(verdict.flags), 2) and set(grid.to_numpy().ravel()) <= {
         "clear",
         "raised",
-        "not checked",
+        "open",
     }
     assert "not established" in referee_report.what_we_saw(book, found)
 

@@ -13,7 +13,7 @@ import yaml
 from conftest import TINY
 from matplotlib.collections import PathCollection
 
-from lib import results
+from lib import results, statistics
 from lib.errors import UserError
 from lib.plots import strengths as draw
 from lib.reports import sweep, tuned
@@ -87,6 +87,12 @@ def test_points_are_those_of_the_stored_runs(book: Workbook) -> None:
     assert row["attack"] == success.mean(success.measure([attack]))
     rows, identities = measures.target_rows(book.setup, "re(0.1,0.8)", 0)
     top1 = {r["split"]: r["value"] for r in rows if r["metric"] == "natural_accuracy"}
+    best = table[table["front"]]
+    assert not any(
+        other.natural.value > row_.natural.value and other.attack.value < row_.attack.value
+        for row_ in best.itertuples()
+        for other in table.itertuples()
+    )
     assert (row["validation"], row["natural"].value) == (top1["validation"], top1["test"])
     found = sweep.points(book, [sweep.attack_on(book, "none"), attack])
     assert found.accuracy[0, 1].tolist() == [r["value"] for r in identities]
@@ -102,7 +108,15 @@ def test_tuned_points_are_paired_with_nodef(book: Workbook) -> None:
     at = table.set_index("defence")
     privacy = at.loc["none", "attack"].value - at.loc["re(0.1,0.8)", "attack"].value
     assert found.loc["re(0.1,0.8)", "privacy"].value == pytest.approx(privacy)
-    assert found["advantage"].notna().tolist() == [False, True, True], "NoDef's own points are in the sweep"
+    assert found["advantage"].notna().all(), "NoDef's own points are in the sweep"
+    assert found["p"].isna().tolist() == found["dominates"].isna().tolist() == [True, False, False]
+    runs = [sweep.attack_on(book, name) for name in found.index]
+    leaks = [success.measure([run])[0].per_person() for run in runs]
+    raw = [statistics.compare_paired(leaks[0], leak, seed=measures.SEED).p_value for leak in leaks[1:]]
+    assert found["p"].tolist()[1:] == pytest.approx(statistics.holm(raw).tolist())
+    outside = found.reset_index().assign(outside=True)
+    assert "less accurate than any NoDef" in tuned.shown(outside).to_string()
+    assert "less accurate than any NoDef" in tuned.what_we_saw(book, {"One": outside})
     alone = tuned.chosen(book, table[table["family"] != sweep.WEAKER])
     assert alone["advantage"].isna().all()
     nobody = tuned.chosen(book, table.assign(chosen=False))
@@ -141,12 +155,13 @@ def test_other_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) 
         assert all(run in tuned.attacks(both) for run in runs)
     assert tuned.shown(found).index.names == ["", "defence"]
     saved = results.load_curves("*others*", folder=results.output_dir("digits"))
-    assert saved["value"].tolist() == [
+    wanted = [
         row[column].value
         for row in found.to_dict("records")
         if row["privacy"]
         for column in ("privacy", "privacy_verifier")
     ]
+    assert saved["value"].tolist() == pytest.approx(wanted, abs=1e-6)
     assert "by ppa+eot2 eigenfaces quick" in tuned.what_we_saw(both, {"Others": found})
     assert tuned.others(book).empty and tuned.attacks(book) == []
 
@@ -160,6 +175,7 @@ def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
     short, erased, long, longer = (success.mean(success.measure([run])).value for run in runs)
     assert [interval.value for interval in found["attack"]] == [short, erased, long, longer]
     added = [None if interval is None else interval.value for interval in found["longer"]]
+    assert found["moved"].tolist()[0] == "" and found["moved"].tolist()[1].startswith("re erased area 0.")
     assert added == [None, pytest.approx((long - longer) - (short - erased)), None, None]
     saved = results.load_curves("*lengths*", folder=results.output_dir("digits"))
     assert saved.loc[saved["metric"] == "interaction", "value"].tolist() == [added[1]]
@@ -187,6 +203,7 @@ def test_nothing_to_sweep_is_an_error(book: Workbook) -> None:
 def test_the_figure_joins_a_family_from_nodef_on() -> None:
     rows = [("none", 0, False, 0.9, 0.8), ("RE", 2, True, 0.88, 0.5), ("RE", 1, False, 0.9, 0.7)]
     table = pd.DataFrame(rows, columns=["family", "strength", "chosen", "natural", "attack"])
+    table["front"] = [False, True, False]
     for side in ("natural", "attack"):
         table[f"{side}_low"], table[f"{side}_high"] = table[side] - 0.1, table[side] + 0.05
     ax = draw(table)

@@ -128,7 +128,7 @@ def test_advantage_and_harm_are_found_with_their_size():
     assert better.frontier == pytest.approx(0.65) and better.advantage.value == pytest.approx(0.3)
     assert better.advantage.low < 0.3 < better.advantage.high
     assert beyond.frontier == pytest.approx(0.8), "F at NoDef's best"
-    assert beyond.extrapolated and weak.extrapolated and not better.extrapolated
+    assert weak.extrapolated and not beyond.extrapolated and not better.extrapolated
     assert verdict(better.advantage).outcome == "RE helps"
     assert verdict(worse.advantage, defence="FE").outcome == "FE hurts"
     assert better.advantage.n == 60 and better.accuracy == pytest.approx(0.85)

@@ -343,7 +343,7 @@ def test_the_trade_off_has_the_natural_accuracy_of_the_tables(book, measured):
     table = results.load_tables(f"{book.setup.name}__*", folder=results.output_dir(book.setup.name))
     frame, shown = advantages(book).set_index("defence"), tradeoff_report.tradeoff_frame(book)
     outside = advantages(book).assign(extrapolated=True, P_dominates=0.0)
-    assert set(tradeoff_report.comparison_table(outside)["verdict"]) == {"none: outside NoDef's accuracies"}
+    assert set(tradeoff_report.comparison_table(outside)["verdict"]) == {"none: less accurate than any NoDef"}
     for defence in book.defences:
         rows = table[(table["metric"] == "natural_accuracy") & (table["defence"] == defence)]
         value = rows[(rows["split"] == "test") & (rows["headline"] == 1)]["value"].mean()
@@ -405,7 +405,8 @@ def test_verdicts_need_every_judge(book):
     for bounds, expected in (
         ([(0.1, 0.2)] * 3, "Holds by every judge"),
         ([(-0.1, 0.2)] * 3, "Not established by any judge"),
-        ([(0.1, 0.2), (0.1, 0.2), (-0.1, 0.2)], "The judges disagree"),
+        ([(0.1, 0.2), (0.1, 0.2), (-0.1, 0.2)], "Established by main, panel majority; not by verifier"),
+        ([(0.1, 0.2), (0.1, 0.2), (-0.3, -0.1)], "The judges disagree"),
     ):
         frame = pd.DataFrame([row(judge, *pair) for judge, pair in zip(judges, bounds, strict=True)])
         assert expected in tradeoff_report.verdicts(conclusive(book), frame)

@@ -86,6 +86,10 @@ class IfgmiBudget(PoolBudget):
     def work(self) -> float:
         return self.candidates * ((self.steps + sum(self.feature_steps)) * 1.5 + self.views / 2)
 
+    @property
+    def descent(self) -> tuple[float, float]:
+        return 1 - self.feature_steps[-1] / (self.steps + sum(self.feature_steps)), 1.0
+
     def short(self) -> Self:
         return replace(super().short(), feature_steps=(1,))
 

@@ -62,6 +62,12 @@ class Budget:
         for estimates of the time an attack takes."""
         return self.candidates * (self.steps * 1.5 + self.views / 2)
 
+    @property
+    def descent(self) -> tuple[float, float]:
+        """Where in its history the loss descends at the full learning rate along what is moved last: from and to, as
+        fractions of the steps."""
+        return 0.0, 1.0
+
     def short(self) -> Self:
         """The same attack at next to no cost, to measure how fast it is."""
         few: dict[str, Any] = {"steps": 2, "views": 2}

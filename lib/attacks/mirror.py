@@ -65,6 +65,10 @@ class MirrorBudget(PoolBudget):
         if self.pool < 2:
             raise UserError(f"budget pool: expected at least 2, got {self.pool}; raise it")
 
+    @property
+    def descent(self) -> tuple[float, float]:
+        return 0.0, 1 - DOWN
+
 
 Budget = MirrorBudget
 

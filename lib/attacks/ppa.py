@@ -76,6 +76,10 @@ class PpaBudget(PoolBudget):
         if not 0 <= self.prior_weight < float("inf"):
             raise UserError(f"budget prior_weight: expected at least 0, got {self.prior_weight}; raise it")
 
+    @property
+    def descent(self) -> tuple[float, float]:
+        return 0.0, min(self.milestones, default=1.0)
+
 
 Budget = PpaBudget
 

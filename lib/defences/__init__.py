@@ -6,10 +6,11 @@ a defence in tables, stage keys and figures. A new file ``<name>.py`` with one s
 """
 
 from lib.defences.names import Term, applied, canonical, constants, parse, spell
-from lib.defences.registry import build, defence_class, names, restore
+from lib.defences.registry import acted, build, defence_class, names, restore
 
 __all__ = [
     "Term",
+    "acted",
     "applied",
     "build",
     "canonical",

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lib.defences._activity import fell
 from lib.defences._checks import number, whole
 from lib.defences._dependence import full_precision, gaussian_kernel, label_kernel
 from lib.defences._mean import Mean
 from lib.errors import UserError
 from lib.models import stages_of
-from lib.training.interface import Defence, Recipe
+from lib.training.interface import Defence, History, Recipe
 
 STAGES = "stages"
 SMALLEST_BATCH = 8
@@ -131,3 +132,8 @@ class Bilateral(Defence):
         """``x_z`` and ``z_y``: mean dependence of features on photos and on labels, over the taps and batches of
         the last epoch, without the weights."""
         return {"x_z": self._to_image.value, "z_y": self._to_label.value}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether the dependence on photos fell during training."""
+        return fell(history, "x_z")

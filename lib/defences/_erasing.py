@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib.erasing import ErasingLaw, View, draw_view
 from lib.errors import UserError
-from lib.training.interface import Defence
+from lib.training.interface import Defence, History
 
 
 def law_from(low: float, high: float, *, ratio: float, mean: Any, **fields: Any) -> ErasingLaw:
@@ -65,3 +65,8 @@ class Erasing(Defence):
         return {
             f"{type(self).__module__.rpartition('.')[2]}_erased_area": erased / seen if seen else math.nan
         }
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether anything was hidden."""
+        return any(value > 0 for name, value in history[-1].items() if name.endswith("_erased_area"))

@@ -17,7 +17,7 @@ from lib.errors import UserError
 from lib.models import stages_of
 from lib.models.ir import Unit
 from lib.models.residual import Block
-from lib.training.interface import Defence
+from lib.training.interface import Defence, History
 
 
 class ScaledSkip(nn.Module):
@@ -129,3 +129,8 @@ class SkipScale(Defence):
         """``skip_scale``: the scale in force; NaN before there is a network."""
         scales = [float(module.skip_scale) for module in self._skips]
         return {"skip_scale": sum(scales) / len(scales) if scales else float("nan")}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether skips were scaled at the end."""
+        return history[-1]["skip_scale"] != 1

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lib.defences._checks import word
 from lib.defences._mean import Mean
-from lib.training.interface import Defence, probabilities
+from lib.training.interface import Defence, History, probabilities
 
 SCHEDULES = ("ramp", "constant")
 START, JUMP = 0.5, 0.75  # shares of the epochs
@@ -66,3 +66,8 @@ class Smoothing(Defence):
     def diagnostics(self) -> dict[str, float]:
         """``alpha``: the factor last applied; ``margin``: mean target-logit margin in the last epoch."""
         return {"alpha": self.applied, "margin": self._margin.value}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether labels were changed at the end."""
+        return history[-1]["alpha"] != 0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lib.defences._checks import number
 from lib.defences._mean import Mean
 from lib.errors import UserError
-from lib.training.interface import Defence, View, probabilities
+from lib.training.interface import Defence, History, View, probabilities
 
 
 @contextlib.contextmanager
@@ -75,3 +75,8 @@ class Mixing(Defence):
     def diagnostics(self) -> dict[str, float]:
         """``moved``: mean share of a photo's label that went to another person, in the last epoch."""
         return {"moved": self._moved.value}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether labels were mixed."""
+        return history[-1]["moved"] > 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.defences._adversarial import Adversarial
-from lib.training.interface import View
+from lib.training.interface import History, View
 
 
 class AdversarialTraining(Adversarial):
@@ -34,6 +34,11 @@ class AdversarialTraining(Adversarial):
     ) -> Tensor:
         """x'."""
         return self.craft(model, view, images, labels, generator)
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether photos were moved."""
+        return history[-1]["furthest"] > 0
 
     def batch(self, images: Tensor, labels: Tensor, extras: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The moved photos in place of the photos."""

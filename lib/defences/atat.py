@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.defences._activity import reached
 from lib.defences._adversarial import Adversarial
 from lib.defences._batches import joined
 from lib.defences._checks import number
 from lib.errors import UserError
-from lib.training.interface import View, probabilities
+from lib.training.interface import History, View, probabilities
 
 
 class AntiAdversarialTraining(Adversarial):
@@ -57,6 +58,11 @@ class AntiAdversarialTraining(Adversarial):
         """(x', y')."""
         targets = others(labels, self._classes, generator)
         return self.craft(model, view, images, targets, generator), targets
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether the network learned to obey: moved photos go to their target, or ever more of them do."""
+        return reached(history, "success")
 
     def batch(self, images: Tensor, labels: Tensor, extras: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The photos (weight 1) and the moved ones under their targets."""

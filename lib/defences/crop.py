@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lib.defences._checks import number
 from lib.defences._mean import Mean
-from lib.training.interface import Defence, View
+from lib.training.interface import Defence, History, View
 
 DRAWS = 10
 
@@ -77,3 +77,8 @@ class RandomCrop(Defence):
     def diagnostics(self) -> dict[str, float]:
         """``area``: mean share of the image area seen in the last epoch."""
         return {"area": self._area.value}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether less than the image was seen."""
+        return history[-1]["area"] < 1

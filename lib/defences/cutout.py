@@ -12,7 +12,7 @@ from torch import Tensor
 from lib.defences._checks import number
 from lib.defences._mean import Mean
 from lib.erasing import View
-from lib.training.interface import Defence
+from lib.training.interface import Defence, History
 
 
 class Cutout(Defence):
@@ -53,3 +53,8 @@ class Cutout(Defence):
     def diagnostics(self) -> dict[str, float]:
         """``area``: mean share of the image area hidden in the last epoch."""
         return {"area": self._area.value}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether anything was hidden."""
+        return history[-1]["area"] > 0

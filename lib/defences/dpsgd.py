@@ -22,7 +22,7 @@ from lib.defences._private import ClippedSteps, noise_for, spent
 from lib.errors import UserError
 from lib.models.ir import ImprovedResidual
 from lib.models.residual import Residual
-from lib.training.interface import Defence, Recipe, View
+from lib.training.interface import Defence, History, Recipe, View
 
 NETWORKS = (Residual, ImprovedResidual, torchvision.models.VGG)  # others write over what they still need
 COUPLING = ("before", "batch", "penalty")
@@ -174,3 +174,8 @@ class PrivateGradients(Defence):
             "noise": self._noise,
             "clipped": self._clipped.value,
         }
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether gradients were cut, and no more than a finite epsilon was spent."""
+        return history[-1]["clipped"] > 0 and 0 < history[-1]["epsilon"] < math.inf

@@ -6,7 +6,7 @@ from torch import nn
 
 from lib.defences._checks import whole
 from lib.defences._groups import with_groups
-from lib.training.interface import Defence
+from lib.training.interface import Defence, History
 
 
 class GroupNormNetwork(Defence):
@@ -32,3 +32,8 @@ class GroupNormNetwork(Defence):
     def diagnostics(self) -> dict[str, float]:
         """``replaced``: normalisations that no longer look at the batch."""
         return {"replaced": float(self._replaced)}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether normalisations were replaced."""
+        return history[-1]["replaced"] > 0

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.defences._activity import fell
 from lib.defences._checks import number, word
 from lib.defences._mean import Mean
 from lib.errors import UserError
 from lib.runtime import generator
-from lib.training.interface import Defence
+from lib.training.interface import Defence, History
 
 INFERENCES = ("sampled", "mean")
 UNITS = ("raw", "product")
@@ -126,3 +127,8 @@ class MutualInformation(Defence):
     def diagnostics(self) -> dict[str, float]:
         """``kl``: mean KL per photo in the last epoch, in nats; ``beta_k``: beta times k, as applied."""
         return {"kl": self._divergence.value, "beta_k": self.beta * self._latent}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether the divergence fell during training."""
+        return fell(history, "kl")

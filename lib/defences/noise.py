@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lib.defences._checks import number
 from lib.defences._mean import Mean
-from lib.training.interface import Defence, View
+from lib.training.interface import Defence, History, View
 
 
 class PixelNoise(Defence):
@@ -38,3 +38,8 @@ class PixelNoise(Defence):
     def diagnostics(self) -> dict[str, float]:
         """``rms``: root mean square change of a pixel in the last epoch; below std where it was clipped."""
         return {"rms": self._power.value**0.5}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether pixels changed."""
+        return history[-1]["rms"] > 0

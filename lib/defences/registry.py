@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,6 +43,29 @@ def defence_class(name: str) -> type[Defence]:
     if len(found) != 1:
         raise TypeError(f"{module.__name__} must define exactly one Defence, it defines {len(found)}")
     return found[0]
+
+
+def acted(
+    text: str, training: Mapping[str, Any], overrides: Overrides | None = None
+) -> dict[str, bool | None]:
+    """What :meth:`lib.training.interface.Defence.acted` says of every part of a composition.
+
+    Args:
+        training: ``diagnostics`` and ``history`` of its training, names as ``<part>.<diagnostic>``.
+        overrides: constants that the setup changes.
+
+    Returns:
+        part -> whether it acted; None for one that has nothing to show.
+    """
+    found: dict[str, bool | None] = {}
+    ends = training.get("diagnostics") or {}
+    for term in parse(text):
+        part = canonical(spell([term]), overrides)
+        names_of = [name for name in ends if name.rpartition(".")[0] == part]
+        rows = [row for row in training.get("history", ()) if all(name in row for name in names_of)] or [ends]
+        short = [{name.rpartition(".")[2]: row[name] for name in names_of} for row in rows]
+        found[part] = defence_class(term.name).acted(short) if names_of else None
+    return found
 
 
 def build(text: str, overrides: Overrides | None = None) -> list[Defence]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lib.defences._checks import number, whole, word
 from lib.errors import UserError
 from lib.models import stages_of
-from lib.training.interface import Defence, View, union
+from lib.training.interface import Defence, History, View, union
 
 BATCH_STATISTICS = ("track", "eval")
 
@@ -91,6 +91,11 @@ class TransferLearning(Defence):
     def diagnostics(self) -> dict[str, float]:
         """``frozen``: share of the network's parameters that was not trained."""
         return {"frozen": self._share}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether a part of the network was not trained."""
+        return history[-1]["frozen"] > 0
 
 
 def _count(parameters: Any) -> int:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.defences._activity import reached
 from lib.defences._batches import claim_batch, joined
 from lib.defences._checks import number, word
 from lib.defences._mean import Mean
 from lib.defences._trapdoors import Deck, Discriminator, draw_geometry
 from lib.runtime import frozen
-from lib.training.interface import Defence, Recipe, View
+from lib.training.interface import Defence, History, Recipe, View
 
 AUGMENTED = ("both", "trapped", "none")
 
@@ -148,3 +149,8 @@ class Trapdoors(Defence):
         their trap label before each step; ``told_apart``: how often the discriminator was right, 0.5 where it cannot
         see the triggers."""
         return {"trapped": self._trapped.value, "told_apart": self._told_apart.value}
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether the traps were learned: trapped photos go to their trap label, or ever more of them do."""
+        return reached(history, "trapped")

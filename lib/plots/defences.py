@@ -58,14 +58,18 @@ def ratios(frame: pd.DataFrame, *, x_label: str, title: str | None = None, ax: A
 
 def strengths(frame: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """Families of defences in the plane of privacy and utility, down and right is better: columns family (``none``:
-    the point that all lines begin at), strength, chosen (ringed), and natural and attack, each with ``_low`` and
-    ``_high``."""
+    the point that all lines begin at), strength, chosen (ringed), front (joined by steps), and natural and attack,
+    each with ``_low`` and ``_high``."""
     sides = ("natural", "attack")
     require(
-        frame, "family", "strength", "chosen", *(f"{s}{end}" for s in sides for end in ("", "_low", "_high"))
+        frame,
+        *("family", "strength", "chosen", "front"),
+        *(f"{s}{end}" for s in sides for end in ("", "_low", "_high")),
     )
     ax = axes_or_new(ax, width=8.5, height=4.8)
     start = frame[frame["family"] == "none"]
+    best = frame[frame["front"]].sort_values("natural")
+    ax.step(best["natural"], best["attack"], where="pre", color="0.8", linewidth=3, zorder=0)
     looks = set_styles([name for name in dict.fromkeys(frame["family"]) if name != "none"])
     for name, look in looks.items():
         rows = frame[frame["family"] == name].sort_values("strength")

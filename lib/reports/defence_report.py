@@ -29,7 +29,7 @@ ROUNDS = 3  # of the measurement of costs, all defences in each
 STEPS = 3  # of an epoch
 EPOCHS = 2  # the first one warms up, the other is timed
 MEMBERS = tuple(name for name in vars(Defence) if not name.startswith("_") and name != "name")
-SILENT = ("tensors", "diagnostics")  # members that change nothing
+SILENT = ("tensors", "diagnostics", "acted")  # members that change nothing
 
 
 def register(setup: Setup) -> pd.DataFrame:
@@ -111,21 +111,33 @@ def diagnostic_figure(curves: pd.DataFrame) -> Figure:
     )
 
 
-def activity(curves: pd.DataFrame) -> pd.DataFrame:
-    """First and last value of every diagnostic."""
+def activity(book: Workbook, curves: pd.DataFrame) -> pd.DataFrame:
+    """First and last value of every diagnostic, and whether the defence acted by its own criterion
+    (:meth:`lib.training.Defence.acted`)."""
+    moved = {text: _acted(book, curves, text) for text in dict.fromkeys(curves["defence"])}
     named = curves.assign(
         defence=curves["defence"].map(label),
         diagnostic=[name.rpartition(".")[2].replace("_", " ") for name in curves["diagnostic"]],
+        acted=["yes" if moved[text] else "no" for text in curves["defence"]],
     )
-    ends = named.groupby(["defence", "diagnostic"], sort=False)["value"].agg(["first", "last"])
+    ends = named.groupby(["defence", "diagnostic"], sort=False).agg(
+        first=("value", "first"), last=("value", "last"), acted=("acted", "last")
+    )
     return ends.rename(columns={"first": "after the first epoch", "last": "at the end"})
 
 
 def silent(book: Workbook, curves: pd.DataFrame) -> list[str]:
-    """Listed defences with nothing finite to show that they were active; controls that only change the recipe
-    need not."""
-    shown = set(curves.loc[np.isfinite(curves["value"]), "defence"])
-    return [text for text in book.study.pages if text not in shown and not _recipe_only(text)]
+    """Listed defences of which a part did not act; controls that only change the recipe have nothing to show."""
+    return [text for text in book.study.pages if not _recipe_only(text) and not _acted(book, curves, text)]
+
+
+def _acted(book: Workbook, curves: pd.DataFrame, text: str) -> bool:
+    rows = curves[curves["defence"] == text]
+    epochs = [dict(zip(part["diagnostic"], part["value"], strict=True)) for _, part in rows.groupby("step")]
+    if not epochs:
+        return False
+    parts = registry.acted(text, {"diagnostics": epochs[-1], "history": epochs}, book.setup.defences)
+    return all(moved or (moved is None and _recipe_only(part)) for part, moved in parts.items())
 
 
 def _recipe_only(text: str) -> bool:
@@ -225,5 +237,8 @@ def cost_sentence(found: pd.DataFrame) -> str:
 def what_we_saw(book: Workbook, curves: pd.DataFrame, found: pd.DataFrame) -> str:
     """Whether every listed defence was active, and what they cost."""
     quiet = silent(book, curves)
-    active = "Every listed defence shows that it was active" if not quiet else f"Silent: {', '.join(quiet)}"
+    names = ", ".join(label(text) for text in quiet)
+    active = (
+        f"Not shown to have acted: {names}" if quiet else "Every listed defence acted, by its own criterion"
+    )
     return f"{active}. {cost_sentence(found)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,12 @@ import pandas as pd
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from lib import evaluation, store
+from lib import attacks, evaluation, store
 from lib.attacks.referee import Diagnostic, Entry, Evidence, Member, Verdict, choose, judge, plain_confidence
 from lib.attacks.referee.ensemble import VIEWS
+from lib.attacks.referee.flags import Curve
+from lib.defences import acted
+from lib.defences.names import Overrides
 from lib.plots import label
 from lib.reports.budget import curve_attacks
 from lib.reports.workbook import Workbook
@@ -44,7 +47,10 @@ def evidence(book: Workbook, members: list[Attack]) -> Evidence:
     main = next(iter(setup.evaluators))
     judged = inversion.judge_photos(setup, targets.judge(setup, main), main)["test"]
     return Evidence(
-        {member: Entry(seen[member]["looks"].float() / 255, found[member].history) for member in found},
+        {
+            member: Entry(seen[member]["looks"].float() / 255, outcome.history, _descent(outcome.attack))
+            for member, outcome in found.items()
+        },
         choose({member: parts["confidence"] for member, parts in seen.items()}),
         {
             role: {member: outcome.hits[role] for member, outcome in found.items()}
@@ -55,8 +61,8 @@ def evidence(book: Workbook, members: list[Attack]) -> Evidence:
         answers.right["test"],
         evaluation.hits(judged.logits[main], judged.labels),
         answers.labels["test"],
-        _curve(book, members[0].defence),
-        diagnostic(answers.training),
+        _curves(book, members),
+        diagnostic(members[0].defence, answers.training, setup.defences),
     )
 
 
@@ -90,19 +96,39 @@ def _member(attack: Attack) -> Member:
     return Member(attack.attack, attack.prior, attack.budget, attack.attack_seed)
 
 
-def _curve(book: Workbook, defence: str) -> list[tuple[float, np.ndarray]]:
-    """The study's first attack under every budget that was run on this model."""
-    made = [attack for attack in curve_attacks(book, defence) if success.is_there(attack)]
-    return [(outcome.passes, outcome.per_person()) for outcome in success.measure(made)]
+def _descent(attack: Attack) -> tuple[float, float]:
+    return attacks.get(attack.attack).budget(**attack.values).descent
 
 
-def diagnostic(training: Mapping[str, Any]) -> Diagnostic:
-    """What the defence recorded of itself in training; NoDef has nothing to move."""
+def curve_runs(book: Workbook, models: Sequence[str] = ()) -> list[Attack]:
+    """The ensemble's attacks under the other budgets that the study lists for its budget curves, on every compared
+    model (or those given)."""
+    members = {line.rpartition(" ")[0] for line in book.study.referee}
+    lines = [line for line in book.study.curves if line.rpartition(" ")[0] in members]
+    return book.listed_attacks(lines, models, book.compared_seeds[:1])
+
+
+def _curves(book: Workbook, members: list[Attack]) -> dict[str, Curve]:
+    """Every member under all its budgets that were run on this model, first attack seed."""
+    model = members[0].defence
+    first = [run for run in members if run.attack_seed == members[0].attack_seed]
+    smaller = [*curve_runs(book, [model]), *curve_attacks(book, model)]
+    found: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
+    for run in [*first, *filter(success.is_there, smaller)]:
+        (outcome,) = success.measure([run])
+        found.setdefault(_member(run).search, {})[run.budget] = (outcome.passes, outcome.per_person())
+    return {search: list(points.values()) for search, points in found.items()}
+
+
+def diagnostic(defence: str, training: Mapping[str, Any], overrides: Overrides) -> Diagnostic:
+    """What the parts of a defence recorded of themselves in training; NoDef has nothing to move."""
     recorded = training.get("diagnostics") or {}
     if not recorded:
         return Diagnostic("no defence", float("nan"), True)
-    name, value = next(iter(recorded.items()))
-    return Diagnostic(name.rpartition(".")[2].replace("_", " "), float(value), bool(value > 0))
+    idle = [part for part, moved in acted(defence, training, overrides).items() if moved is False]
+    (first, value), *_ = recorded.items()
+    name = first.rpartition(".")[2].replace("_", " ")
+    return Diagnostic(f"{name} ({', '.join(idle)} did not act)" if idle else name, float(value), not idle)
 
 
 def summary(found: dict[str, Verdict]) -> pd.DataFrame:
@@ -115,14 +141,14 @@ def summary(found: dict[str, Verdict]) -> pd.DataFrame:
                 "model": label(model),
                 "best of the ensemble": verdict.accuracy.percent(),
                 "verdict": "established" if verdict.established else "not established",
-                "flags raised or not checked": "; ".join(raised) or "none",
+                "flags raised or open": "; ".join(raised) or "none",
             }
         )
     return pd.DataFrame(rows).set_index("model")
 
 
 def flag_grid(found: dict[str, Verdict]) -> pd.DataFrame:
-    """Flags in rows, models in columns: clear, raised or not checked."""
+    """Flags in rows, models in columns: clear, raised or open."""
     columns = {label(model): {f.name: f.state for f in verdict.flags} for model, verdict in found.items()}
     return pd.DataFrame(columns).rename_axis("flag")
 

@@ -56,14 +56,16 @@ def measure(book: Workbook) -> pd.DataFrame:
 
     Returns:
         A row per family and strength: columns ``family, strength`` (from 1; NoDef's row is family ``none``, 0),
-        ``defence, validation, natural`` (Interval, test photos), ``attack`` (Interval, main evaluator) and
-        ``chosen``. Saved as ``curves/<setup>__strengths``.
+        ``defence, validation, natural`` (Interval, test photos), ``attack`` (Interval, main evaluator),
+        ``chosen`` and ``front`` (whether no other point is better in both). Saved as ``curves/<setup>__strengths``.
     """
     listed = [("none", 0, "none")]
     listed += [(f, i + 1, d) for f, names in families(book).items() for i, d in enumerate(names)]
     rows = [_point(book, *row) for row in listed]
     table = pd.DataFrame(rows, columns=["family", "strength", "defence", "validation", "natural", "attack"])
     table["chosen"] = _chosen(table)
+    natural, leak = ([interval.value for interval in table[side]] for side in ("natural", "attack"))
+    table["front"] = statistics.pareto_front(natural, leak)
     _save(book, table)
     return table
 
@@ -182,6 +184,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "natural accuracy": [percent(interval) for interval in table["natural"]],
         "AttAcc, main": [percent(interval) for interval in table["attack"]],
         "tuned": ["chosen" if chosen else "" for chosen in table["chosen"]],
+        "Pareto front": ["on it" if front else "" for front in table["front"]],
     }
     index = pd.MultiIndex.from_arrays(
         [table["family"], table["defence"].map(label)], names=["family", "defence"]
@@ -207,6 +210,7 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
             "family": table["family"],
             "strength": table["strength"],
             "chosen": table["chosen"],
+            "front": table["front"],
             **{
                 f"{side}{end}": [getattr(i, name) for i in table[side]]
                 for side in ("natural", "attack")
@@ -226,5 +230,6 @@ def caption(book: Workbook, table: pd.DataFrame) -> str:
     return (
         f"Preset {book.setup.name}: {len(table)} models of one training seed, attacked by {book.study.swept}; 95 % "
         f"intervals over people. Lines join a family's strengths from NoDef on; a ring marks the strongest that loses "
-        f"at most {100 * TOLERANCE:.0f} points of validation accuracy."
+        f"at most {100 * TOLERANCE:.0f} points of validation accuracy; the grey steps are the Pareto front: "
+        f"{', '.join(label(name) for name in table.loc[table['front'], 'defence'])}."
     )

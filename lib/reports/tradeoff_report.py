@@ -220,7 +220,7 @@ def comparison_table(frame: pd.DataFrame, evaluator: str = "main") -> pd.DataFra
         detectable=[f"{100 * value:.1f} points" for value in everything["detectable"]],
         P_dominates=[f"{value:.0%}" for value in everything["P_dominates"]],
         verdict=[
-            "none: outside NoDef's accuracies" if outside else verdict
+            "none: less accurate than any NoDef" if outside else verdict
             for outside, verdict in zip(everything["extrapolated"], everything["verdict"], strict=True)
         ],
     )
@@ -299,11 +299,17 @@ def verdicts(book: Workbook, frame: pd.DataFrame) -> str:
 def _together(book: Workbook, rows: pd.DataFrame) -> str:
     if not book.setup.conclusive:
         return ""
-    settled = [verdict.outcome for verdict in rows["verdict"]]
     if rows["extrapolated"].any():
-        return " **Outside NoDef's accuracies: no verdict.**"
-    if all(outcome.endswith("helps") for outcome in settled):
-        return " **Holds by every judge.**"
-    if all(outcome == "not established" for outcome in settled):
+        return " **Less accurate than any NoDef: no verdict.**"
+    sides: dict[str, list[str]] = {"helps": [], "hurts": [], "open": []}
+    for judge, advantage in zip(rows["evaluator"], rows["advantage"], strict=True):
+        side = "open" if not advantage.excludes(0) else "helps" if advantage.value > 0 else "hurts"
+        sides[side].append(judge.replace("_", " "))
+    if sides["helps"] and sides["hurts"]:
+        return " **The judges disagree.**"
+    (side,) = [name for name in ("helps", "hurts") if sides[name]] or ["open"]
+    if side == "open":
         return " **Not established by any judge.**"
-    return " **The judges disagree.**"
+    if not sides["open"]:
+        return " **Holds by every judge.**"
+    return f" **Established by {', '.join(sides[side])}; not by {', '.join(sides['open'])}.**"

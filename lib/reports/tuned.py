@@ -17,12 +17,13 @@ from lib.reports import sweep
 from lib.reports.tables import percent
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
-from lib.stages import measures, success
+from lib.stages import measures, records, success
 from lib.stages.inversion import Attack
 from lib.statistics import Interval
 
 COLUMNS = [
-    "defence", "natural", "attack", "verifier", "utility", "privacy", "privacy_verifier", "advantage"
+    "defence", "natural", "attack", "verifier", "utility", "privacy", "privacy_verifier", "p", "dominates", "advantage",
+    "outside",
 ]  # fmt: skip
 
 
@@ -50,13 +51,13 @@ def others(book: Workbook) -> pd.DataFrame:
 
 
 def lengths(book: Workbook) -> pd.DataFrame:
-    """:func:`compare` of the same models at every training length, with ``by``, and with ``longer``: what the longest
-    training adds to ``privacy`` over this one (Interval; None of NoDef and of the longest). Saved as
-    ``curves/<setup>__lengths``, too."""
+    """:func:`compare` of the same models at every training length, with ``by``; with ``moved``: what the defence says
+    at the end of the quantities that it must move; and with ``longer``: what the longest training adds to ``privacy``
+    over this one (Interval; None of NoDef and of the longest). Saved as ``curves/<setup>__lengths``, too."""
     groups = _lengths(book)
     found = _grouped(book, groups)
     if found.empty:
-        return found.assign(longer=None)
+        return found.assign(longer=None, moved=None)
     leaks = {by: sweep.points(book, list(runs.values())).attack[0] for by, runs in groups.items()}
     *_, longest = leaks
     longer = []
@@ -66,9 +67,18 @@ def lengths(book: Workbook) -> pd.DataFrame:
             if i and by != longest:
                 four = (leaks[longest][0], leaks[longest][i], leaks[by][0], leaks[by][i])
                 longer[-1] = statistics.interaction(*four, seed=measures.SEED)
-    found = found.assign(longer=longer)
+    found = found.assign(
+        longer=longer, moved=[_moved(run) for runs in groups.values() for run in runs.values()]
+    )
     _save(book, "lengths", groups, found)
     return found
+
+
+def _moved(attack: Attack) -> str:
+    recorded = records.answers_of(attack).training.get("diagnostics") or {}
+    return "; ".join(
+        f"{name.rpartition('.')[2].replace('_', ' ')} {value:.3g}" for name, value in recorded.items()
+    )
 
 
 def _save(
@@ -128,8 +138,11 @@ def compare(
     Returns:
         A row a model, NoDef's first, columns :data:`COLUMNS` of Intervals: ``natural`` accuracy, AttAcc (``attack``)
         and ``verifier`` match rate; of others than NoDef ``utility``, ``privacy`` and ``privacy_verifier``, the
-        differences to NoDef paired by person, in favour of the defence when positive, and the ``advantage`` over
-        NoDef's own frontier by the main evaluator, None without checkpoints. Empty without defences.
+        differences to NoDef paired by person, in favour of the defence when positive; ``p`` of ``privacy`` (sign flips,
+        Holm's over the table), ``dominates``: the share of paired resamples in which it dominates NoDef. Of all, the
+        ``advantage`` over NoDef's own frontier by the main evaluator, None without checkpoints (NoDef's own says how
+        well the frontier fits), and whether it is ``outside``, less accurate than any checkpoint. Empty without
+        defences.
     """
     if not defences:
         return pd.DataFrame(columns=COLUMNS)
@@ -140,6 +153,9 @@ def compare(
     if weaker:
         frontier = sweep.points(book, [runs[defence] for defence in (*weaker, "none")])
         over = statistics.advantage_over_frontier(main, frontier, chance=main.chance, seed=measures.SEED)
+    dominates = statistics.dominance_probability(main, sweep.points(book, attacked[:1]), seed=measures.SEED)[
+        :, 0
+    ]
     rows = []
     for i, attack in enumerate(attacked):
         outcome = success.measure([attack])
@@ -154,13 +170,15 @@ def compare(
             row["utility"] = statistics.compare_paired(
                 main.accuracy[:, i], main.accuracy[:, 0], **counted
             ).difference
-            for column, seen in (("privacy", main), ("privacy_verifier", verifier)):
-                row[column] = statistics.compare_paired(
-                    seen.attack[:, 0], seen.attack[:, i], seed=measures.SEED
-                ).difference
-            row["advantage"] = over[i].advantage if over[i] else None
+            for column, seen in (("privacy_verifier", verifier), ("privacy", main)):
+                taken = statistics.compare_paired(seen.attack[:, 0], seen.attack[:, i], seed=measures.SEED)
+                row[column] = taken.difference
+            row |= {"p": taken.p_value, "dominates": float(dominates[i])}
+        if over[i]:
+            row |= {"advantage": over[i].advantage, "outside": over[i].extrapolated}
         rows.append(row)
     table = pd.DataFrame(rows, columns=COLUMNS)
+    table.loc[1:, "p"] = statistics.holm(table["p"].iloc[1:].astype(float))
     return table.astype(object).where(table.notna(), None)
 
 
@@ -176,13 +194,19 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
         "verifier match rate": found["verifier"].map(percent),
         "natural accuracy minus NoDef's": found["utility"].map(_points),
         "NoDef's AttAcc minus its own": found["privacy"].map(_points),
+        "p, Holm": ["" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in found["p"]],
+        "P(dominates NoDef)": ["" if share is None else f"{share:.0%}" for share in found["dominates"]],
         "NoDef's verifier match rate minus its own": found["privacy_verifier"].map(_points),
     }
     index = ["defence"]
     if found["advantage"].notna().any():
-        rows["advantage over NoDef's frontier"] = found["advantage"].map(_points)
+        rows["advantage over NoDef's frontier"] = [
+            "less accurate than any NoDef" if row.outside else _points(row.advantage)
+            for row in found.itertuples()
+        ]
     if "longer" in found:
         rows["what the longest training adds to it"] = found["longer"].map(_points)
+        rows["what it must move"] = found["moved"]
     if "by" in found:
         rows, index = {"": found["by"], **rows}, ["", "defence"]
     return pd.DataFrame(rows).set_index(index)
@@ -209,7 +233,9 @@ def _lines(found: pd.DataFrame) -> str:
             less = "leaks less than NoDef" if row.privacy.low > 0 else "leaks more than NoDef"
         by = f" {row.by}" if "by" in found else ""
         line = f"{label(row.defence)} {less}{by} ({points_text(row.privacy)})"
-        if row.advantage is not None:
+        if row.advantage is not None and row.outside:
+            line += " and is less accurate than any NoDef"
+        elif row.advantage is not None:
             verb = "beats" if row.advantage.low > 0 else "is not established to beat"
             line += f" and {verb} NoDef's frontier ({points_text(row.advantage)})"
         if "longer" in found and row.longer is not None:

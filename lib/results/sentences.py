@@ -148,7 +148,7 @@ def advantage_sentence(
             positive means the defence leaks less
             (:class:`lib.statistics.Advantage`, from which ``detectable`` and ``extrapolated`` come too).
         detectable: the advantage this study would have established with 80 % power.
-        extrapolated: the defence's accuracy lies outside those of the NoDef checkpoints: no verdict.
+        extrapolated: the defence is less accurate than any NoDef checkpoint: no verdict.
     """
     text = (
         f"Preset {setup}, n = {advantage.n}: advantage of {defence} over undefended training stopped early "
@@ -157,7 +157,7 @@ def advantage_sentence(
     if is_small(setup, advantage.n):
         return f"{text}: too small to conclude."
     if extrapolated:
-        return f"{text}: outside the accuracies of the undefended models, no verdict."
+        return f"{text}: less accurate than any undefended model, no verdict."
     if not all(map(math.isfinite, (advantage.value, advantage.low, advantage.high))):
         return f"{text}: undefined, no verdict."
     if advantage.excludes(0) and advantage.value > 0:

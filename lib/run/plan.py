@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from lib import attacks, store
 from lib.data.world import data_stage
-from lib.reports import combination_report, robustness_report, sweep, tuned
+from lib.reports import combination_report, referee_report, robustness_report, sweep, tuned
 from lib.reports.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
 from lib.reports.budget import curve_attacks, rival_attacks, rivalled
 from lib.reports.workbook import Workbook
@@ -116,7 +116,8 @@ def recorded(book: Workbook) -> list[Attack]:
         *combination_report.attacks(book),
         *robustness_report.models(book),
         *book.listed_attacks([*book.study.compared, *book.study.adaptive]),
-        *book.listed_attacks(book.study.referee, seeds=book.study.referee_seeds),
+        *referee_report.runs(book),
+        *referee_report.curve_runs(book),
         *book.listed_attacks(book.study.curves, ["none"]),
     ]
 

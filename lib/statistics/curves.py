@@ -84,10 +84,11 @@ def matched_attack(accuracy: ArrayLike, attack: ArrayLike, target: float) -> flo
 def frontier_attack(
     accuracy: ArrayLike, attack: ArrayLike, at: ArrayLike, *, chance: float | None
 ) -> np.ndarray:
-    """NoDef's frontier F: the lowest AttAcc that merely training less gives at accuracy >= ``at``.
+    """NoDef's frontier F: the AttAcc to be had at accuracy ``at`` by merely training less.
 
     An increasing isotonic fit through NoDef checkpoints (P,), linear between them, constant beyond: F at
-    NoDef's best accuracy serves for a defence that exceeds it.
+    NoDef's best accuracy serves for a defence that exceeds it. The fit averages checkpoints that are out of order, so
+    NoDef's own point may lie off it: its advantage over itself says by how much.
 
     Args:
         at: (Q,) natural accuracies of defences.

@@ -88,8 +88,9 @@ class Matched:
 class Advantage:
     """``advantage``: AttAcc of NoDef's frontier at the defence's accuracy minus the defence's AttAcc, > 0 in
     favour of the defence; ``frontier``: that frontier value; ``accuracy``: the defence's natural accuracy;
-    ``extrapolated``: it lies outside the accuracies of the NoDef checkpoints; ``detectable``: the true
-    advantage that would be found with 80 % power."""
+    ``extrapolated``: it is less accurate than any NoDef checkpoint, so that F there is a guess (above them all F at
+    NoDef's best serves, which a still more accurate NoDef would not undercut); ``detectable``: the true advantage that
+    would be found with 80 % power."""
 
     advantage: Interval
     frontier: float
@@ -132,7 +133,7 @@ def advantage_over_frontier(
     result = []
     for i, at in enumerate(here[0]):
         interval = _advantage_interval(fitted[i] - here[1][i], samples[:, i], defence.identities, level)
-        outside = not there[0].min() <= at <= there[0].max()
+        outside = at < there[0].min()
         detectable = detectable_difference(interval.standard_error(level=level), level=level)
         result.append(Advantage(interval, float(fitted[i]), float(at), bool(outside), detectable))
     return result

@@ -8,7 +8,7 @@ then fixed, so inner loops and penalties see the very mask the network sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,10 @@ class Recipe:
     share: float = 1.0
     width: float = 1.0
     identities: int = 0
+
+
+History = Sequence[Mapping[str, float]]
+"""A training's diagnostics, a row an epoch."""
 
 
 class Defence:
@@ -148,6 +152,12 @@ class Defence:
     def diagnostics(self) -> dict[str, float]:
         """What shows that the defence was active (mean erased area, ...), over the run."""
         return {}
+
+    @staticmethod
+    def acted(history: History) -> bool | None:
+        """Whether the :meth:`diagnostics` of a training, a row an epoch, say that the defence did what it is for; None
+        for one that has nothing to show (it only changes the recipe)."""
+        return None
 
 
 def probabilities(labels: Tensor, logits: Tensor) -> Tensor:

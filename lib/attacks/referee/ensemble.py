@@ -54,6 +54,11 @@ class Member:
         return "label only" if attack.sees == "labels" else "scores"
 
     @property
+    def search(self) -> str:
+        """What it does, whatever it spends: attack and prior."""
+        return f"{self.attack}, {self.prior}"
+
+    @property
     def label(self) -> str:
         return f"{self.attack}, {self.prior}, {self.budget}, seed {self.seed}"
 
@@ -65,19 +70,21 @@ class Entry:
     Attributes:
         images: (K, m, 3, S, S) in [0, 1]: the reconstructions it kept, identities in the order of the labels.
         history: rows ``step, loss, confidence`` of its optimisation.
+        descent: of its budget, :attr:`lib.attacks.interface.Budget.descent`.
     """
 
     images: Tensor
     history: Sequence[Mapping[str, float]]
+    descent: tuple[float, float] = (0.0, 1.0)
 
     @classmethod
-    def of(cls, made: Reconstructions, prior: Prior) -> Entry:
+    def of(cls, made: Reconstructions, prior: Prior, budget: Budget) -> Entry:
         """From an attack's result."""
         index = made.selected + torch.arange(len(made.labels))[:, None] * made.latents.shape[1]
         device = prior.sample(1, generator=torch.Generator().manual_seed(0)).device
         with torch.no_grad():
             images = made.render(index.flatten(), lambda latents: prior.synthesise(latents.to(device)))
-        return cls(images.cpu().unflatten(0, index.shape), made.history)
+        return cls(images.cpu().unflatten(0, index.shape), made.history, budget.descent)
 
 
 @dataclass(frozen=True)
@@ -190,13 +197,7 @@ def run_members(
                 f"referee: expected a prior {member.prior!r} for {member.attack}, got {', '.join(priors)}; pass it"
             )
         method, prior = attacks.get(member.attack), priors[member.prior]
-        made = method.invert(
-            target,
-            prior,
-            labels,
-            budget=method.budget(**constants),
-            seed=member.seed,
-            knowledge=knowledge,
-        )
-        entries[member] = Entry.of(made, prior)
+        budget = method.budget(**constants)
+        made = method.invert(target, prior, labels, budget=budget, seed=member.seed, knowledge=knowledge)
+        entries[member] = Entry.of(made, prior, budget)
     return entries

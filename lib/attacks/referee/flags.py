@@ -1,8 +1,9 @@
-"""Reasons not to believe an attack, one function each. A flag without its evidence is not checked, which is no
-better than raised: nobody looked. Reasons not to believe the judges: :mod:`lib.attacks.referee.judges`."""
+"""Reasons not to believe an attack, one function each. A flag without its evidence is open, which is no better
+than raised: nobody looked. Reasons not to believe the judges: :mod:`lib.attacks.referee.judges`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,10 @@ ROLES = ("white box", "adaptive", "label only")
 SEEDS = 2  # of each: one run may be lucky
 FEWEST = 6  # identities: fewer cannot show a difference at 5 % in a sign-flip test
 LAST = 0.2  # of the steps: where a loss should have come to rest
-FALLING = 0.05  # share of its whole fall that a loss may still fall there; headline budgets: at most 2 %
+FALLING = 0.05  # share of its whole fall that a loss may still fall there; PPA's headline on lfw64: 2 %
+STRAIGHT = (
+    0.125  # the same of a loss that falls on a straight line: with more noise than that nothing can be told
+)
 NOISE = 2.0  # standard errors of the loss that a fall must exceed: crops and masks are drawn at each step
 REACHED = 0.5  # mean p_y over views: below, the target itself does not recognise the reconstructions
 MISSED = 0.25  # identities below it: PPA misses none on the models of lfw64, GMI a quarter to a third
@@ -29,6 +33,10 @@ COLLAPSED = 0.1  # spread of an identity's reconstructions over the spread betwe
 TWIN = 2 / 255  # root mean square between images that look the same
 TWINS = 0.1  # identities whose chosen reconstruction is another's
 GROWTH = 1.5  # of the passes: closer budgets say nothing about growth
+GROWN = 0.05  # of AttAcc: growth that small would not change what is said of a defence
+SUPPLIES = 0.25  # of the chosen reconstructions: attacks that supply less do not have to be at their end
+
+Curve = Sequence[tuple[float, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -36,20 +44,27 @@ class Flag:
     """One check.
 
     Attributes:
-        raised: None if it could not be checked.
+        raised: None where it is open.
         value, limit: what was measured, and where the flag is raised.
-        sentence: what was found, and what to do about it if it is raised.
+        finding: what was found. advice: what to do about it where it is raised.
     """
 
     name: str
     raised: bool | None
     value: float
     limit: float
-    sentence: str
+    finding: str
+    advice: str = ""
 
     @property
     def state(self) -> str:
-        return "not checked" if self.raised is None else "raised" if self.raised else "clear"
+        """ "clear", "raised", or "open": it could not be checked, or what was found decides nothing."""
+        return "open" if self.raised is None else "raised" if self.raised else "clear"
+
+    @property
+    def sentence(self) -> str:
+        """The finding, with the advice where it is wanted."""
+        return f"{self.finding}; {self.advice}" if self.raised and self.advice else self.finding
 
 
 @dataclass(frozen=True)
@@ -93,44 +108,53 @@ def ensemble_incomplete(chosen: Chosen) -> Flag:
         complete < len(ROLES),
         float(complete),
         float(len(ROLES)),
-        f"seeds of one attack: {text}; run each kind under {SEEDS} seeds",
+        f"seeds of one attack: {text}",
+        f"run each kind under {SEEDS} seeds",
     )
 
 
 def still_falling(entries: Mapping[Member, Entry], chosen: Chosen) -> Flag:
     """Whether a white-box member's loss had not come to rest, or never fell.
 
-    The histories of black-box attacks are of what they happened to try, not of one descent.
+    Judged where one thing is moved at the full learning rate (:attr:`Entry.descent`): a rate that is lowered brings any
+    loss to rest. The histories of black-box attacks are of what they happened to try, not of one descent.
     """
     name = "loss still falling at the end"
     found = {
-        member.label: _late_fall(np.array([row["loss"] for row in entries[member].history], dtype=np.float64))
+        member.label: _late_fall(
+            np.array([row["loss"] for row in entries[member].history], dtype=np.float64),
+            entries[member].descent,
+        )
         for member in chosen.members
         if member.sees == "gradients"
     }
     if not found:
         return unknown(name, FALLING, "no white-box member")
     guilty = [who for who, (share, limit) in found.items() if share > limit]
+    noisy = [who for who, (_, limit) in found.items() if limit > STRAIGHT and who not in guilty]
     share, limit = max(found.values(), key=lambda pair: pair[0] - pair[1])
     return Flag(
         name,
-        bool(guilty),
+        True if guilty else None if noisy else False,
         share,
         limit,
-        f"{100 * share:.0f} % of the whole fall of the loss is in the last steps or still to come"
-        f"{_names('', guilty)}, {100 * limit:.0f} % would be rest and noise; give it more steps",
+        f"{100 * share:.0f} % of the whole fall of the loss is in the last steps at the full rate or still to come"
+        f"{_names('', guilty)}, {100 * limit:.0f} % would be rest and noise{_names('; too noisy to tell', noisy)}",
+        "give it more steps",
     )
 
 
-def _late_fall(loss: np.ndarray) -> tuple[float, float]:
-    """The share of its whole fall that a loss (steps,) falls at the end, 1 if it never fell or is too short to have
-    come to rest, and the share that is to be flagged: more where the loss is noisy."""
+def _late_fall(history: np.ndarray, descent: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
+    """The share of its whole fall that a loss (steps,) falls at the end of its descent, 1 if it never fell or is too
+    short to have come to rest, and the share that is to be flagged: more where the loss is noisy."""
+    first, last = (round(share * len(history)) for share in descent)
+    loss = history[first:last]
     if len(loss) < 4:
         return 1.0, FALLING
     part = max(2, round(LAST * len(loss)))
     half = part // 2
     noise = np.diff(loss[-max(4, len(loss) // 2) :]).std(ddof=1) / np.sqrt(2)
-    whole = loss[:part].mean() - loss[-part:].mean()
+    whole = history[:part].mean() - loss[-part:].mean()
     if whole <= NOISE * noise * np.sqrt(2 / part):
         return 1.0, FALLING
     late = loss[-part:-half].mean() - loss[-half:].mean()
@@ -150,8 +174,8 @@ def confidence_not_reached(chosen: Chosen) -> Flag:
         found.value,
         REACHED,
         f"the target's mean confidence in the best reconstructions is {found.value:.2f}, and below {REACHED} for "
-        f"{100 * missed.value:.0f} % of the identities; an attack that does not convince its own target says "
-        "nothing of the defence: raise the budget",
+        f"{100 * missed.value:.0f} % of the identities",
+        "an attack that does not convince its own target says nothing of the defence: raise the budget",
     )
 
 
@@ -162,13 +186,13 @@ def diagnostic_inactive(diagnostic: Diagnostic | None) -> Flag:
         return unknown(name, np.nan, "no diagnostic of the defence was given")
     if np.isnan(diagnostic.value):
         return Flag(name, False, np.nan, np.nan, f"{diagnostic.name}: there is nothing that must move")
-    text = f"{diagnostic.name} is {diagnostic.value:.3g}"
     return Flag(
         name,
         not diagnostic.active,
         diagnostic.value,
         np.nan,
-        f"{text}; a defence that does nothing was attacked",
+        f"{diagnostic.name} is {diagnostic.value:.3g} at the end of training",
+        "a defence that does nothing was attacked",
     )
 
 
@@ -187,8 +211,8 @@ def black_box_beats_white_box(chosen: Chosen) -> Flag:
         bool(found.low > MARGIN),
         found.value,
         MARGIN,
-        f"black-box minus white-box confidence is {found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]; "
-        f"above {MARGIN}, gradients are masked: trust the black-box attacks, or attack through a smooth copy",
+        f"black-box minus white-box confidence is {found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]",
+        "gradients are masked: trust the black-box attacks, or attack through a smooth copy",
     )
 
 
@@ -214,8 +238,8 @@ def collapsed(entries: Mapping[Member, Entry], chosen: Chosen) -> Flag:
         spread,
         COLLAPSED,
         f"an identity's reconstructions differ {spread:.2f} times as much as identities do{_names('', guilty)}; "
-        f"{100 * shared:.0f} % of the identities share the chosen image with another; where they are copies, n is "
-        "smaller than it looks: start from other latents",
+        f"{100 * shared:.0f} % of the identities share the chosen image with another",
+        "n is smaller than it looks: start from other latents",
     )
 
 
@@ -226,24 +250,51 @@ def _twins(images: Tensor) -> float:
     return float((distance.fill_diagonal_(torch.inf).amin(1) < TWIN).double().mean())
 
 
-def not_saturated(curve: Sequence[tuple[float, np.ndarray]] | None) -> Flag:
-    """Whether the attack still grows with its budget; (passes, per-identity success (K,)) per budget."""
+def not_saturated(curves: Mapping[str, Curve], chosen: Chosen) -> Flag:
+    """Whether an attack that the choice rests on still grows with its budget.
+
+    Args:
+        curves: :attr:`Member.search` of a member to its (passes, per-identity success (K,)) under several budgets.
+    """
     name = "budget curve not saturated"
-    if curve is None or len(curve) < 2:
-        return unknown(name, 0.0, "it needs the attack under two budgets")
-    (least, before), (passes, after) = sorted(curve, key=lambda point: point[0])[-2:]
-    if len(after) < FEWEST:
-        return unknown(name, 0.0, few(len(after)))
-    if passes < GROWTH * least:
-        return unknown(
-            name, 0.0, f"it needs budgets {GROWTH} times apart, got {least:.0f} and {passes:.0f} passes"
+    supplied = Counter(chosen.members[i].search for i in chosen.member.tolist())
+    most = max(supplied.values())
+    guilty, undecided, text = [], [], []
+    for search, count in supplied.most_common():
+        if count < min(most, SUPPLIES * len(chosen.best)):
+            continue
+        found = _growth(curves.get(search, ()))
+        if isinstance(found, str):
+            undecided.append(search)
+            text.append(f"{search}: {found}")
+            continue
+        passes, grown, left = found
+        text.append(
+            f"{search}: the last step of the budget, to {passes:.0f} passes per identity, adds "
+            f"{100 * grown.value:+.1f} points [{100 * grown.low:+.1f}, {100 * grown.high:+.1f}]"
         )
-    found = difference(after, before)
+        if grown.low > 0:
+            guilty.append((search, grown))
+        elif min(grown.high, left) > GROWN:
+            undecided.append(search)
     return Flag(
         name,
-        bool(found.low > 0),
-        found.value,
-        0.0,
-        f"the last step of the budget, to {passes:.0f} passes per identity, adds {100 * found.value:+.1f} points "
-        f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]; while it adds any, the number is a lower bound",
+        True if guilty else None if undecided else False,
+        guilty[0][1].value if guilty else np.nan,
+        GROWN,
+        "; ".join(text),
+        "the number is a lower bound: raise the budget",
     )
+
+
+def _growth(curve: Curve) -> tuple[float, Interval, float] | str:
+    """The passes of the largest budget, what it adds to the next one below, and what is left to add; or why that is not
+    known."""
+    if len(curve) < 2:
+        return "it needs the attack under two budgets"
+    (least, before), (passes, after) = sorted(curve, key=lambda point: point[0])[-2:]
+    if len(after) < FEWEST:
+        return few(len(after))
+    if passes < GROWTH * least:
+        return f"it needs budgets {GROWTH} times apart, got {least:.0f} and {passes:.0f} passes"
+    return passes, difference(after, before), 1 - float(after.mean())

@@ -37,8 +37,8 @@ def judge_disagrees_on_photos(
         bool(high < AGREEMENT),
         found.value,
         AGREEMENT,
-        f"the evaluator gets {100 * found.value:.0f} % of the photos right that the target gets right; a judge "
-        "below that cannot tell a failed reconstruction from its own error",
+        f"the evaluator gets {100 * found.value:.0f} % of the photos right that the target gets right",
+        "such a judge cannot tell a failed reconstruction from its own error",
     )
 
 
@@ -69,8 +69,8 @@ def evaluators_disagree(hits: Mapping[str, Tensor]) -> Flag:
         max(gaps),
         GAP,
         f"recognised: {scores}; two of them answer up to {100 * max(shares):.0f} % of the reconstructions "
-        "differently; where they disagree the number is a property of the judge: report all of them, and an "
-        "outside verifier",
+        "differently",
+        "the number is a property of the judge: report all of them, and an outside verifier",
     )
 
 
@@ -92,8 +92,8 @@ def member_alone_leaks_more(chosen_hits: Tensor, alone: Mapping[Member, Tensor])
         worst.value,
         0.0,
         f"{who} alone differs by {100 * worst.value:+.1f} points [{100 * worst.low:+.1f}, "
-        f"{100 * worst.high:+.1f}] from the target's choice; where it is above, the choice hides a leak: report "
-        "this attack",
+        f"{100 * worst.high:+.1f}] from the target's choice",
+        "the choice hides a leak: report this attack",
     )
 
 
@@ -111,5 +111,6 @@ def verifier_not_above_prior(chosen: Tensor | None, prior: Tensor | None) -> Fla
         found.value,
         0.0,
         f"the verifier accepts {100 * found.value:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}] more "
-        "than of the prior samples they began as; where that is not above 0, no likeness is shown",
+        "than of the prior samples they began as",
+        "no likeness is shown",
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from torch import Tensor
 from lib import statistics
 from lib.attacks.referee import flags, judges
 from lib.attacks.referee.ensemble import Chosen, Entry, Member
-from lib.attacks.referee.flags import Diagnostic, Flag
+from lib.attacks.referee.flags import Curve, Diagnostic, Flag
 from lib.errors import UserError
 from lib.statistics import Interval
 
@@ -30,7 +30,7 @@ class Evidence:
         verifier: member -> (K, m) bool, matches. prior_verifier: the same of the prior samples they began as.
         target_right, evaluator_right, photo_labels: (N,) hits on real test photos, by the target and the main
             evaluator, and whose photos they are.
-        curve: (passes, per-identity success (K,)) of the strongest attack under growing budgets.
+        curves: :attr:`Member.search` -> (passes, per-identity success (K,)) under growing budgets.
         diagnostic: of the defence.
     """
 
@@ -42,7 +42,7 @@ class Evidence:
     target_right: Tensor | None = None
     evaluator_right: Tensor | None = None
     photo_labels: Tensor | None = None
-    curve: Sequence[tuple[float, np.ndarray]] | None = None
+    curves: Mapping[str, Curve] = field(default_factory=dict)
     diagnostic: Diagnostic | None = None
 
 
@@ -63,7 +63,7 @@ class Verdict:
 
     @property
     def established(self) -> bool:
-        """Whether every flag was checked and none is raised."""
+        """Whether every flag is clear."""
         return all(flag.raised is False for flag in self.flags)
 
     def sentence(self) -> str:
@@ -71,8 +71,7 @@ class Verdict:
         if self.established:
             return f"AttAcc {self.accuracy.percent()}."
         raised = [flag.name for flag in self.flags if flag.raised]
-        unchecked = [flag.name for flag in self.flags if flag.raised is None]
-        reasons = raised + [f"{name} (not checked)" for name in unchecked]
+        reasons = raised + [f"{flag.name} (open)" for flag in self.flags if flag.raised is None]
         return f"not established: AttAcc {self.accuracy.percent()}; {'; '.join(reasons)}."
 
     def table(self) -> pd.DataFrame:
@@ -118,7 +117,7 @@ def judge(evidence: Evidence) -> Verdict:
         ),
         judges.evaluators_disagree(counted),
         flags.collapsed(entries, chosen),
-        flags.not_saturated(evidence.curve),
+        flags.not_saturated(evidence.curves, chosen),
         judges.verifier_not_above_prior(
             chosen.pick(evidence.verifier) if verified else None,
             chosen.pick(evidence.prior_verifier) if verified else None,
