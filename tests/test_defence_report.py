@@ -65,11 +65,14 @@ def test_every_listed_defence_shows_that_it_acts(book: Workbook) -> None:
     assert defence_report.silent(book, idle) == ["tts"], "a skip at full scale"
     assert defence_report.activity(book, idle).loc[("TTS", "skip scale"), "acted"] == "no"
     figure = defence_report.diagnostic_figure(curves)
-    assert [ax.get_ylabel() for ax in figure.axes][:2] == ["RE [.1, .4]: re erased area", "NegLS -.05: alpha"]
+    assert [(ax.get_title(), ax.get_ylabel()) for ax in figure.axes][:2] == [
+        ("RE [.1, .4]", "re erased area"),
+        ("NegLS -.05", "alpha"),
+    ]
     pair = curves[curves["defence"] == "re(0.1,0.4)"].assign(defence="re(0.1,0.4)+negls(-0.05)")
     both = defence_report.diagnostic_figure(pd.concat([curves, pair]))
     shown = [ax for ax in both.axes if "re erased area" in ax.get_ylabel()]
-    assert [ax.get_ylabel().partition(":")[0] for ax in shown] == ["RE [.1, .4]", "RE [.1, .4] + NegLS -.05"]
+    assert [ax.get_title() for ax in shown] == ["RE [.1, .4]", "RE [.1, .4] + NegLS -.05"]
     assert all(len(ax.lines) == 1 for ax in shown), "of each model alone"
 
 

@@ -90,9 +90,19 @@ def test_batch_norms_of_the_other_stages_learn_on():
     model = build_classifier(NETWORKS["residual"], 3, 16)
     defence.freeze(model)
     model.train()
-    defence.before(model, None, None, None, None)
+    assert defence.input(None, None, None) is None, "before any defence moves photos through the network"
     norms = [[m.training for m in s.modules() if isinstance(m, nn.BatchNorm2d)] for s in model.body.stages]
     assert not any(norms[0]) and all(map(all, norms[1:])) and not model.body.stem[1].training
+
+
+@pytest.mark.parametrize("text", ["groupnorm+tldmi(1)", "tldmi(1)+groupnorm"])
+def test_frozen_stages_that_another_defence_changed_are_refused(text):
+    model, parts = build_classifier(NETWORKS["residual"], 3, 16), build(text)
+    for defence in parts:
+        model = defence.build(model)
+    with pytest.raises(UserError, match="expected frozen stages as pre-training left them"):
+        for defence in parts:
+            defence.freeze(model)
 
 
 @pytest.mark.parametrize(("name", "depth"), [("residual", 4), ("residual", 7), ("densenet", 2)])

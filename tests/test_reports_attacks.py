@@ -173,7 +173,9 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())
     assert "Too small to conclude" in attack_report.what_we_saw(book, table)
     large = dataclasses.replace(book, setup=dataclasses.replace(book.setup, conclusive=True))
-    assert "RE [.1, .4] against NoDef" in attack_report.what_we_saw(large, table)
+    said = attack_report.what_we_saw(large, table)
+    assert "- **RE [.1, .4]**" in said and "Against NoDef, same attack and budget" in said
+    assert "The judges are furthest apart on" in said
 
 
 def test_the_plan_has_every_listed_attack(book: Workbook) -> None:

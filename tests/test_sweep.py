@@ -121,7 +121,7 @@ def test_tuned_points_are_paired_with_nodef(book: Workbook) -> None:
     assert alone["advantage"].isna().all()
     nobody = tuned.chosen(book, table.assign(chosen=False))
     text = tuned.what_we_saw(book, {"One": tuned.chosen(book, table), "Two": nobody})
-    assert "**One.** RE [.1, .8]" in text and "**Two.** No model." in text
+    assert "**One**\n\n- RE [.1, .8] leaks" in text and "**Two**\n\nNo model." in text
     volumes = sweep.matched(book, table)
     assert list(volumes["family"]) == list(STRENGTHS) and "3 points" in volumes
     assert (
@@ -144,7 +144,7 @@ def test_other_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) 
     both = with_models(book, others=LINES)
     found = tuned.others(both)
     assert list(zip(found["by"], found["defence"], strict=True)) == [
-        (f"by {line}", name) for line in LINES for name in ("none", "re(0.1,0.2)")
+        (f"by {line.rpartition(' ')[0]}", name) for line in LINES for name in ("none", "re(0.1,0.2)")
     ]
     for line, (_, rows) in zip(LINES, found.groupby("by", sort=False), strict=True):
         runs = [both.listed_attacks([line], [name])[0] for name in rows["defence"]]
@@ -162,7 +162,7 @@ def test_other_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) 
         for column in ("privacy", "privacy_verifier")
     ]
     assert saved["value"].tolist() == pytest.approx(wanted, abs=1e-6)
-    assert "by ppa+eot2 eigenfaces quick" in tuned.what_we_saw(both, {"Others": found})
+    assert "by ppa+eot2 eigenfaces, leaks" in tuned.what_we_saw(both, {"Others": found})
     assert tuned.others(book).empty and tuned.attacks(book) == []
 
 
@@ -207,7 +207,7 @@ def test_the_figure_joins_a_family_from_nodef_on() -> None:
     for side in ("natural", "attack"):
         table[f"{side}_low"], table[f"{side}_high"] = table[side] - 0.1, table[side] + 0.05
     ax = draw(table)
-    assert ax.lines[0].get_xdata().tolist() == [0.9, 0.9, 0.88], "by strength, from NoDef"
+    assert ax.lines[1].get_xdata().tolist() == [0.9, 0.9, 0.88], "by strength, from NoDef"
     (ring,) = [c for c in ax.collections if isinstance(c, PathCollection)]
     assert ring.get_offsets()[0].tolist() == [0.88, 0.5]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["RE", "NoDef"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lib.defences._checks import number, whole, word
 from lib.errors import UserError
 from lib.models import stages_of
-from lib.training.interface import Defence, History, View, union
+from lib.training.interface import Defence, History, union
 
 BATCH_STATISTICS = ("track", "eval")
 
@@ -67,7 +67,7 @@ class TransferLearning(Defence):
         """All parameters of the stem and the first stages.
 
         Raises:
-            UserError: no stage would be left to learn.
+            UserError: no stage would be left to learn, or another defence changed what is to be frozen.
         """
         parts = stages_of(model)
         if self.stages >= len(parts.stages):
@@ -76,14 +76,18 @@ class TransferLearning(Defence):
                 f"at most tldmi({len(parts.stages) - 1}) leaves one to learn"
             )
         self._frozen = sum(parts.stages[: self.stages], parts.stem)
+        if any(isinstance(part, nn.GroupNorm) for module in self._frozen for part in module.modules()):
+            raise UserError(
+                f"{self.name}: expected frozen stages as pre-training left them, got stages whose batch norms another "
+                "defence replaced with group norms that learned nothing; drop one of the two"
+            )
         parameters = union(set(module.parameters()) for module in self._frozen)
         self._share = _count(parameters) / _count(model.parameters())
         return parameters
 
-    def before(
-        self, model: nn.Module, view: View, images: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> None:
-        """``bn_frozen=eval``: the batch norms of the frozen stages answer with what they have."""
+    def input(self, images: Tensor, index: Tensor, generator: torch.Generator) -> None:
+        """Changes no image. ``bn_frozen=eval``: before anything passes the network in this step, the batch norms of the
+        frozen stages are told to answer with what they have."""
         if self.bn_frozen == "eval":
             for module in self._frozen:
                 module.eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lib import attacks, results
@@ -217,21 +218,35 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
             for judge in ("main", "verifier_match")
         )
         text.append(
-            f"{model}: the main evaluator takes most for the person from {best.attack} ({best.prior}), "
+            f"- **{model}**: the main evaluator takes most for the person from {best.attack} ({best.prior}), "
             f"{best.main.percent()}; the verifier, which was trained on other people, from {likest.attack} "
             f"({likest.prior}), {likest.verifier_match.percent()}."
         )
         compared = rows[[found is not None for found in rows["protection"]]]
         if len(compared):
-            text.append(f"{model} against NoDef, same attack and budget, by person: {_protection(compared)}.")
+            text[-1] += f" Against NoDef, same attack and budget, by person: {_protection(compared)}."
     if not book.setup.conclusive:
-        return " ".join(text) + " **Too small to conclude.**"
+        return "\n".join([*text, "", "**Too small to conclude.**"])
     weak = [f"{row.attack} on {row.model}" for row in table.itertuples() if not row.gain.low > 0]
     if weak:
-        text.append(f"Not above their own prior samples by an interval: {', '.join(weak)}.")
+        text += ["", f"Not above their own prior samples by an interval: {', '.join(weak)}."]
     else:
-        text.append("Every attack beats its own prior samples by an interval.")
-    return " ".join(text)
+        text += ["", "Every attack beats its own prior samples by an interval."]
+    return "\n".join([*text, _unlike(table)])
+
+
+def _unlike(table: pd.DataFrame) -> str:
+    """The attack whose reconstructions of NoDef the two judges differ on most."""
+    rows = table[table["model"] == label("none")]
+    gaps = [row.main.value - row.verifier_match.value for row in rows.itertuples()]
+    if not gaps:
+        return ""
+    widest = rows.iloc[int(np.argmax(gaps))]
+    return (
+        f"The judges are furthest apart on {widest.attack} ({widest.prior}) against NoDef: the main evaluator takes "
+        f"{widest.main.percent()} for the person, the verifier {widest.verifier_match.percent()}; its faces in the "
+        "sheet above show whether they are likenesses."
+    )
 
 
 def _protection(rows: pd.DataFrame) -> str:

@@ -99,16 +99,23 @@ def diagnostics(book: Workbook) -> pd.DataFrame:
 
 
 def diagnostic_figure(curves: pd.DataFrame) -> Figure:
-    """A panel a diagnostic, over the training."""
-    names = curves["diagnostic"].str.rpartition(".")[2].str.replace("_", " ")
-    named = curves.assign(panel=curves["defence"].map(label) + ": " + names)
+    """A panel a diagnostic, over the training; those known at its end alone are left to the table."""
+    epochs = curves.groupby(["defence", "diagnostic"])["step"].transform("nunique")
+    shown = curves[epochs > 1] if (epochs > 1).any() else curves
+    names = shown["diagnostic"].str.rpartition(".")[2].str.replace("_", " ")
+    named = shown.assign(panel=shown["defence"].map(label) + ": " + names)
     wide = named.pivot_table(index=["defence", "step"], columns="panel", values="value", sort=False)
     panels = list(wide)
-    return plots.learning_curves(
+    figure = plots.learning_curves(
         wide.reset_index().assign(defence="none"),  # a panel says whose it is: one colour for all
         metrics=panels,
-        labels=dict(zip(panels, panels, strict=True)),
+        title="What each defence must move",
     )
+    for ax, panel in zip(figure.axes, panels, strict=False):
+        model, _, quantity = panel.partition(": ")
+        ax.set_title(model, fontsize="medium")
+        ax.set_ylabel(quantity)
+    return figure
 
 
 def activity(book: Workbook, curves: pd.DataFrame) -> pd.DataFrame:

@@ -102,7 +102,7 @@ def _save(
 
 
 def _others(book: Workbook) -> dict[str, dict[str, Attack]]:
-    return {f"by {line}": _runs(book, line) for line in book.study.others}
+    return {f"by {' '.join(line.split()[:2])}": _runs(book, line) for line in book.study.others}
 
 
 def _lengths(book: Workbook) -> dict[str, dict[str, Attack]]:
@@ -217,31 +217,32 @@ def _points(interval: Interval | None) -> str:
 
 
 def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
-    """Of every table, a paragraph under its name: which models leak less than NoDef, and than a NoDef model of their
+    """Of every table, under its name, a line a model: whether it leaks less than NoDef, and than a NoDef model of its
     accuracy."""
-    seeds = "One training seed: intervals are over people alone." if book.setup.conclusive else (
+    ending = "One training seed: intervals are over people alone." if book.setup.conclusive else (
         "**Too small to conclude.**"
     )  # fmt: skip
-    return "\n\n".join(f"**{name}.** {_lines(table)} {seeds}" for name, table in found.items())
+    parts = [f"**{name}**\n\n{_lines(table)}" for name, table in found.items()]
+    return "\n\n".join([*parts, ending])
 
 
 def _lines(found: pd.DataFrame) -> str:
     text = []
     for row in found[found["defence"] != "none"].itertuples():
-        less = "is not established to leak less or more than NoDef"
+        less = "no less or more than NoDef, as far as established"
         if row.privacy.excludes(0):
-            less = "leaks less than NoDef" if row.privacy.low > 0 else "leaks more than NoDef"
-        by = f" {row.by}" if "by" in found else ""
-        line = f"{label(row.defence)} {less}{by} ({points_text(row.privacy)})"
+            less = f"{'less' if row.privacy.low > 0 else 'more'} than NoDef"
+        by = f", {row.by}," if "by" in found else ""
+        line = f"- {label(row.defence)}{by} leaks {less} ({points_text(row.privacy)})"
         if row.advantage is not None and row.outside:
-            line += " and is less accurate than any NoDef"
+            line += "; it is less accurate than any NoDef"
         elif row.advantage is not None:
-            verb = "beats" if row.advantage.low > 0 else "is not established to beat"
-            line += f" and {verb} NoDef's frontier ({points_text(row.advantage)})"
+            beats = "beats" if row.advantage.low > 0 else "is not established to beat"
+            line += f"; it {beats} a NoDef that merely trained less ({points_text(row.advantage)})"
         if "longer" in found and row.longer is not None:
             changes = "is not established to change that"
             if row.longer.excludes(0):
                 changes = "adds to that" if row.longer.low > 0 else "takes from that"
-            line += f", the longest training {changes} ({points_text(row.longer)})"
-        text.append(line)
-    return f"{'; '.join(text)}." if text else "No model."
+            line += f"; the longest training {changes} ({points_text(row.longer)})"
+        text.append(f"{line}.")
+    return "\n".join(text) or "No model."

@@ -10,7 +10,7 @@ A marker's ``name=value`` pairs filter the committed tables; runs that differ on
 
 ``show``      number: value | interval | both (default) | n | runs ; table: both (default) | value;
               both: ``points`` writes a difference of fractions in percentage points, with its sign
-``without``   table only: a defence that gets no row
+``without``   table only: defences that get no row, joined by ``;``
 ``headline``  1 (default) keeps headline rows, ``any`` keeps all
 ``from``      tables (default) or curves; ``curve=`` then names the curve and ``x=`` the position on it
 ``metrics``   table only: the metrics that become columns, in order (rows are defences), ``metric`` or
@@ -166,7 +166,8 @@ def _table(filters: dict[str, str], saved: Saved) -> str:
         for _, row in rows.iterrows():
             cells.setdefault(row.defence, {})[column] = _shown(row, filters.get("show", "both"))
     lines = ["| defence | " + " | ".join(map(_heading, metrics)) + " |", "|---" * (len(metrics) + 1) + "|"]
-    cells.pop(filters.get("without", ""), None)
+    for absent in filters.get("without", "").split(";"):
+        cells.pop(absent, None)
     for defence, found in sorted(cells.items(), key=lambda cell: _place(cell[0])):
         lines.append(f"| `{defence}` | " + " | ".join(found.get(column, "–") for column in metrics) + " |")
     return "\n".join(lines)
