@@ -1,7 +1,9 @@
 """MIRROR (An et al., NDSS 2022), white box.
 
 The pool's best latents are moved by Adam along the cross entropy and clamped, after each step, to the box of
-likely latents in P space; each keeps the latent of its lowest loss.
+likely latents in P space; each keeps the latent of its lowest loss. Which are kept is decided as by all attacks here
+that start from a pool, by the target's mean confidence over random views. (The published script takes the largest set
+of candidates that share other labels among their first five, and of it the one of the highest logit.)
 """
 
 from __future__ import annotations
