@@ -14,8 +14,8 @@ NEEDS = ("public", "students")
 
 @dataclass(frozen=True, kw_only=True)
 class LommaGmiBudget(Options, GmiBudget):
-    """Defaults: the published code (2400 steps), but for what is kept: GMI's choice among restarts, where that code keeps
-    them all (``keep`` as many as ``candidates``)."""
+    """Defaults: the published code (2400 steps), but for what is kept: GMI's choice among restarts, where that code
+    keeps them all (``keep`` as many as ``candidates``)."""
 
     steps: int = 2400
 
