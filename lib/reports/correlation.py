@@ -23,8 +23,8 @@ RESAMPLES = 2000
 def measure(book: Workbook, attack: str = "pgd") -> dict[str, Any]:
     """AttAcc of the listed models against their robust accuracy under one attack, at the radius where it takes about
     half of NoDef's accuracy (where all stand or all fall nothing can be seen): ``radius``, ``points`` (a row a model,
-    both with limits), ``pearson`` and ``spearman`` (Intervals, people resampled; the models are those that were
-    listed, no sample of all there could be)."""
+    both with limits), ``pearson`` and ``spearman`` (Intervals, n the models; people and models are resampled, for what
+    is asked is whether other models would show it too)."""
     runs = models(book)
     first, labels = robustness.evasion(runs[0])
     half = identity_means(first["clean"][0.0].double(), labels).mean.mean() / 2
@@ -42,8 +42,10 @@ def measure(book: Workbook, attack: str = "pgd") -> dict[str, Any]:
         rows.append(row)
     weights = identity_weights(len(robust[0]), RESAMPLES, np.random.default_rng(measures.SEED))
     weights = np.concatenate([np.ones((1, weights.shape[1])), weights]) / weights.shape[1]
-    x, y = weights @ np.stack(robust).T, weights @ np.stack(leaks).T
-    n = weights.shape[1]
+    n = len(runs)
+    drawn = np.random.default_rng(measures.SEED).integers(n, size=(RESAMPLES, n))
+    drawn = np.concatenate([np.arange(n)[None], drawn])
+    x, y = (np.take_along_axis(weights @ np.stack(side).T, drawn, 1) for side in (robust, leaks))
     made = {
         name: percentile_interval(float(values[0]), values[1:], n=n)
         for name, values in (
@@ -70,16 +72,16 @@ def figure(found: dict[str, Any]) -> Axes:
 
 def sentence(book: Workbook, found: dict[str, Any]) -> str:
     """Whether the models that are easier to evade are harder to invert."""
-    count, pearson = len(found["points"]), found["pearson"]
+    count, spearman = len(found["points"]), found["spearman"]
     text = (
-        f"Over {count} models, Pearson's correlation of AttAcc with robust accuracy is {pearson.plain(2)}, Spearman's "
-        f"{found['spearman'].plain(2)}"
+        f"Over {count} models, Spearman's correlation of AttAcc with robust accuracy is {spearman.plain(2)}, Pearson's "
+        f"{found['pearson'].plain(2)}"
     )
     if not book.setup.conclusive:
         return f"{text}. **Too small to conclude.**"
     if count < FEWEST_MODELS:
-        return f"{text}: too few models to establish a relation, whatever the people say; {FEWEST_MODELS} are needed."
-    if not pearson.excludes(0):
-        return f"{text}: no relation is established over these models."
-    way = "leak more" if pearson.value > 0 else "leak less"
-    return f"{text}: of these models, those that are harder to evade {way}."
+        return f"{text}: too few models to establish a relation; {FEWEST_MODELS} are needed."
+    if not spearman.excludes(0):
+        return f"{text}: no relation is established."
+    way = "leak more" if spearman.value > 0 else "leak less"
+    return f"{text}: models that are harder to evade {way}."
