@@ -13,7 +13,7 @@ from lib.attacks.access import Access
 from lib.attacks.gmi import descend
 from lib.attacks.losses import cross_entropy, poincare
 from lib.attacks.optimise import refine
-from lib.attacks.transforms import apply_crops, draw_crops, random_resized_crop
+from lib.attacks.transforms import apply_crops, draw_crops
 from lib.errors import UserError
 from lib.runtime import generator
 
@@ -188,8 +188,12 @@ def test_a_crop_that_cannot_fit_is_the_whole_image() -> None:
 
 def test_one_draw_per_sample_or_shared_by_the_batch() -> None:
     images = torch.rand(1, 3, 12, 12, generator=generator(0, "image")).expand(6, -1, -1, -1)
-    own = random_resized_crop(images, scale=(0.5, 0.9), generator=generator(0, "crops"))
-    shared = random_resized_crop(images, scale=(0.5, 0.9), generator=generator(0, "crops"), reference=True)
+    own, shared = (
+        apply_crops(
+            images, draw_crops(count, scale=(0.5, 0.9), generator=generator(0, "crops"), whole_pixels=size)
+        )
+        for count, size in ((6, None), (1, 12))
+    )
     assert (own - own[:1]).abs().flatten(1).max(1).values[1:].min() > 1e-3
     torch.testing.assert_close(shared, shared[:1].expand_as(shared), atol=0, rtol=0)
 

@@ -87,23 +87,6 @@ def apply_crops(images: Tensor, crops: Tensor) -> Tensor:
     return rows[:, None] @ (images @ columns[:, None].transpose(-1, -2))
 
 
-def random_resized_crop(
-    images: Tensor,
-    *,
-    scale: tuple[float, float],
-    ratio: tuple[float, float] = (1.0, 1.0),
-    mirror: float = 0.0,
-    generator: torch.Generator,
-    reference: bool = False,
-) -> Tensor:
-    """Draw and apply in one call: a draw per image, or with ``reference=True`` one whole-pixel draw shared
-    by the batch, which is what batched torchvision transforms do in the published pipelines."""
-    size = images.shape[-1] if reference else None
-    count = 1 if reference else len(images)
-    crops = draw_crops(count, scale=scale, ratio=ratio, mirror=mirror, generator=generator, whole_pixels=size)
-    return apply_crops(images, crops)
-
-
 def check_crop(scale: tuple[float, float], ratio: tuple[float, float] = (1.0, 1.0)) -> None:
     """Raises: UserError for a range no crop can have."""
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.results import is_fraction, summarise
+from lib.results import summarise
 from lib.results.sentences import metric_name, show_interval, show_number
 from lib.statistics import Interval, Ratio, SeedSummary, Verdict
 
@@ -85,13 +85,9 @@ def limits(intervals: Iterable[Interval]) -> dict[str, list[float]]:
 
 def seed_points(seeds: SeedSummary) -> str:
     """Every training seed's mean of a fraction, and Student's interval over them where there are several:
-    ``91.4, 92.1 % (t: 87.3 to 96.2)``."""
+    ``91.4, 92.1 % (t: 87.3 to 96.2)``, cut off at 0 and 100 %."""
     shown = ", ".join(f"{100 * value:.1f}" for value in seeds.points) + " %"
     if len(seeds.points) < 2:
         return shown
-    return f"{shown} (t: {100 * seeds.over_seeds.low:.1f} to {100 * seeds.over_seeds.high:.1f})"
-
-
-def unit_of(metric: str) -> str:
-    """``%`` for shares, else nothing."""
-    return "%" if is_fraction(metric) else ""
+    low, high = max(0.0, seeds.over_seeds.low), min(1.0, seeds.over_seeds.high)
+    return f"{shown} (t: {100 * low:.1f} to {100 * high:.1f})"
