@@ -445,6 +445,13 @@ def test_a_growing_curve() -> None:
     less, more = sorted(noise, key=np.mean)
     assert state((1, more), (2, less)) is False
     assert state((1, less), (2, more)) is not False, "the interval has room for growth"
+    one_more = np.append(np.zeros(1), np.ones(199))
+    assert (
+        checks.not_saturated(
+            {WHITE.search: [(1, one_more), (2, np.ones(200))]}, chosen_of([[0.9] * 200], (WHITE,))
+        ).raised
+        is False
+    ), "growth too small to matter"
     assert state((1, low)) is None
     assert state((10, low), (11, low)) is None, "too close to show growth"
     assert state((1, low[:5]), (2, high[:5])) is None

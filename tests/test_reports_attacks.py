@@ -236,6 +236,11 @@ def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.Mon
     assert states["defence diagnostic inactive"].raised is False
     assert 0.1 < states["defence diagnostic inactive"].value < 0.4, "the erased area"
     assert states["evaluator and target disagree on real photos"].raised is not None
+    referee_report.save(book, found)
+    saved = results.load_curves("*referee*", folder=results.output_dir("digits"))
+    numbers = saved[saved["metric"] == "attack_accuracy_top1"]
+    assert numbers["value"].tolist() == pytest.approx([v.accuracy.value for v in found.values()], abs=1e-6)
+    assert set(saved["attack"]) == {"referee"} and (saved.loc[saved["metric"] == "flags", "value"] >= 1).all()
     grid = referee_report.flag_grid(found)
     assert grid.shape == (len(verdict.flags), 2) and set(grid.to_numpy().ravel()) <= {
         "clear",

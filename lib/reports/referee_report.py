@@ -10,18 +10,20 @@ import pandas as pd
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from lib import attacks, evaluation, store
+from lib import attacks, evaluation, results, store
 from lib.attacks.referee import Diagnostic, Entry, Evidence, Member, Verdict, choose, judge, plain_confidence
 from lib.attacks.referee.ensemble import VIEWS
 from lib.attacks.referee.flags import Curve
 from lib.defences import acted
 from lib.defences.names import Overrides
 from lib.plots import label
+from lib.reports import sweep
 from lib.reports.budget import curve_attacks
 from lib.reports.workbook import Workbook
 from lib.runtime import device
 from lib.stages import inversion, measures, records, success, targets
 from lib.stages.inversion import Attack
+from lib.statistics import Interval
 from lib.store import Stage
 
 LOOKS = 16  # px
@@ -129,6 +131,22 @@ def diagnostic(defence: str, training: Mapping[str, Any], overrides: Overrides) 
     (first, value), *_ = recorded.items()
     name = first.rpartition(".")[2].replace("_", " ")
     return Diagnostic(f"{name} ({', '.join(idle)} did not act)" if idle else name, float(value), not idle)
+
+
+def save(book: Workbook, found: Mapping[str, Verdict]) -> None:
+    """The number of every model, and how many flags are not clear, as ``curves/<setup>__referee``."""
+    rows = []
+    for model, verdict in found.items():
+        doubts = float(sum(flag.state != "clear" for flag in verdict.flags))
+        run = next(run for run in runs(book) if run.defence == model)
+        counted = Interval(doubts, doubts, doubts, len(verdict.flags))
+        for metric, value, who in (
+            ("attack_accuracy_top1", verdict.accuracy, next(iter(book.setup.evaluators))),
+            ("flags", counted, ""),
+        ):
+            row = sweep.curve_row(run, "referee", value, metric=metric, evaluator=who)
+            rows.append(row | {"attack": "referee", "prior": "ensemble", "budget": "ensemble"})
+    results.save_curves(rows, f"{book.setup.name}__referee", allow_missing={"attack_accuracy_top1"})
 
 
 def summary(found: dict[str, Verdict]) -> pd.DataFrame:

@@ -251,7 +251,8 @@ def _twins(images: Tensor) -> float:
 
 
 def not_saturated(curves: Mapping[str, Curve], chosen: Chosen) -> Flag:
-    """Whether an attack that the choice rests on still grows with its budget.
+    """Whether an attack that the choice rests on still grows with its budget: raised where it does by an interval, open
+    where it may, by more than :data:`GROWN`.
 
     Args:
         curves: :attr:`Member.search` of a member to its (passes, per-identity success (K,)) under several budgets.
@@ -273,7 +274,7 @@ def not_saturated(curves: Mapping[str, Curve], chosen: Chosen) -> Flag:
             f"{search}: the last step of the budget, to {passes:.0f} passes per identity, adds "
             f"{100 * grown.value:+.1f} points [{100 * grown.low:+.1f}, {100 * grown.high:+.1f}]"
         )
-        if grown.low > 0:
+        if grown.high > GROWN and grown.low > 0:
             guilty.append((search, grown))
         elif min(grown.high, left) > GROWN:
             undecided.append(search)
