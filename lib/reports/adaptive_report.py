@@ -56,6 +56,9 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
                 "passes": spent,
                 "seeds": len(seeds),
                 "same_steps": success.compare(seeds, same) if same and "+" in attack else None,
+                "same_steps_verifier": success.compare(seeds, same, success.VERIFIER)
+                if same and "+" in attack
+                else None,
                 "nearest_budget": nearest[0].attack.budget if nearest and "+" in attack else "",
                 "same_passes": success.compare(seeds, nearest) if nearest and "+" in attack else None,
             }
@@ -68,12 +71,13 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     rows = table.drop(columns=["defence", "masks", "other"])
     for column in ("main", "panel_majority", "verifier_match"):
         rows[column] = table[column].map(percent)
-    for column in ("same_steps", "same_passes"):
+    for column in ("same_steps", "same_steps_verifier", "same_passes"):
         rows[column] = ["" if found is None else points(found.difference) for found in table[column]]
     rows["passes"] = [f"{value:,.0f}" for value in table["passes"]]
     names = {
         "main": "AttAcc, main",
         "same_steps": "against plain, same steps",
+        "same_steps_verifier": "against plain, same steps, verifier",
         "nearest_budget": "nearest plain budget",
         "same_passes": "against it",
     }
@@ -106,20 +110,30 @@ def views_counted(table: pd.DataFrame) -> bool:
 
 
 def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
-    """Per model: whether any ingredient makes the attack stronger at the same steps, by an interval."""
+    """Per model: whether any ingredient makes the attack stronger at the same steps, by an interval, as the main
+    evaluator and as the verifier see it."""
     text = []
     for model, rows in table.groupby("model", sort=False):
         tried = rows[[found is not None for found in rows["same_steps"]]]
         if tried.empty:
             continue
-        better = [r.attack for r in tried.itertuples() if r.same_steps.difference.low > 0]
-        worse = [r.attack for r in tried.itertuples() if r.same_steps.difference.high < 0]
         best = max(tried.itertuples(), key=lambda row: row.same_steps.difference.value)
-        line = (
-            f"{model}: best is {best.attack}, {points(best.same_steps.difference)} against the plain attack"
-        )
-        line += f"; stronger by an interval: {', '.join(better) or 'none'}"
-        text.append(f"{line}; weaker: {', '.join(worse) or 'none'}.")
-    if not book.setup.conclusive:
-        text.append("**Too small to conclude.**")
-    return " ".join(text)
+        line = f"- **{model}**: best is {best.attack}, {points(best.same_steps.difference)} against the plain attack"
+        for judge, column in (
+            ("by the main evaluator", "same_steps"),
+            ("by the verifier", "same_steps_verifier"),
+        ):
+            sides: dict[str, list[str]] = {"stronger": [], "weaker": []}
+            for attack, found in zip(tried["attack"], tried[column], strict=True):
+                if found.difference.excludes(0):
+                    sides["stronger" if found.difference.low > 0 else "weaker"].append(
+                        f"{attack} ({points(found.difference)})"
+                    )
+            said = "; ".join(f"{side}: {', '.join(names) or 'none'}" for side, names in sides.items())
+            line += f". {judge.capitalize()}, by an interval, {said}"
+        text.append(f"{line}.")
+    if book.setup.conclusive:
+        text += ["", "Each interval is of one comparison; among so many one in twenty excludes 0 by chance."]
+    else:
+        text += ["", "**Too small to conclude.**"]
+    return "\n".join(text)
