@@ -666,7 +666,10 @@ def test_points_of_a_finished_nodef_run_are_made_again_in_one_training(book, mon
     monkeypatch.setattr(targets, "train_target", lambda *_, **__: pytest.fail("trained a second time"))
     for name, was in zip(names, first, strict=True):
         made = targets.target(setup, name, 7)
-        assert made.steps == was.meta["steps"] and made.meta["history"][-1]["step"] <= made.steps
+        assert made.steps == was.meta["steps"]
+        assert all(row["step"] <= made.steps for row in made.meta["history"]), (
+            "it may end before the first epoch"
+        )
         for key, tensor in made.model.state_dict().items():
             torch.testing.assert_close(tensor, was.tensors[key].to(tensor.dtype))
 
