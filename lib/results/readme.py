@@ -15,7 +15,7 @@ A marker's ``name=value`` pairs filter the committed tables; runs that differ on
 ``from``      tables (default) or curves; ``curve=`` then names the curve and ``x=`` the position on it
 ``metrics``   table only: the metrics that become columns, in order (rows are defences), ``metric`` or
               ``metric@evaluator``; one that is about the target alone is looked up without ``attack``,
-              ``prior``, ``budget`` and ``evaluator``, one about an attack without ``split``
+              ``prior``, ``budget``, ``attack_seed`` and ``evaluator``, one about an attack without ``split``
 ``attacks``   table only: rows are these attacks, ``attack/prior/budget`` joined by ``;``, in this order
 ``models``    with ``attacks``: the defences that become columns, joined by ``;``, each for every metric
 
@@ -41,7 +41,7 @@ from lib.runtime import ROOT
 _MARKER = re.compile(r"<!-- (number|table): *([^>]*?) *-->(.*?)<!-- /\1 -->", re.DOTALL)
 _ANY_MARKER = re.compile(r"<!-- /?(?:number|table)\b[^>]*-->")
 _OPTIONS = {"show", "headline", "from", "metrics", "without", "attacks", "models"}
-_ATTACK_COLUMNS = ("attack", "prior", "budget", "evaluator")
+_ATTACK_COLUMNS = ("attack", "prior", "budget", "attack_seed", "evaluator")
 
 
 @dataclass(frozen=True)
