@@ -190,6 +190,11 @@ def test_what_the_data_or_the_network_cannot_give_is_refused_before_training(tex
         )
 
 
+def test_no_layers_would_be_no_defence():
+    with pytest.raises(UserError, match="expected names of layers or stages, got none"):
+        build("bido_hsic(0.05,0.5)", {"bido_hsic": {"layers": []}})
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -58,6 +58,10 @@ class Bilateral(Defence):
         self.photos = whole(f"{name} photos", photos, 1, usage="photos=4")
         self.sigma = number(f"{name} sigma", sigma, 0, 1e6, usage="sigma=5", ends="(]")
         self.layers = layers if layers == STAGES else [layers] if isinstance(layers, str) else list(layers)
+        if not self.layers:
+            raise UserError(
+                f"defence {name} layers: expected names of layers or {STAGES}, got none; write layers={STAGES}"
+            )
         if self.identities and (self.identities < 2 or self.identities * self.photos < SMALLEST_BATCH):
             raise UserError(
                 f"defence {name}: expected batches of at least 2 people and {SMALLEST_BATCH} photos, got "
