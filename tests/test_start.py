@@ -74,9 +74,10 @@ def test_the_page_is_beside_the_study_where_there_is_one(tmp_path, book, monkeyp
     study = [row("none", "attack_accuracy_top1", "main", 0.6, headline=1, budget="headline")]
     study += [row("none", "attack_accuracy_top1", "main", 0.1, headline=0, budget="sweep")]
     study += [row("fe(0.5)", "attack_accuracy_top1", "main", 0.1, headline=1, budget="headline")]
+    study += [study[0] | {"attack_seed": 1, "value": 0.9}]
     results.save_table(study, "study", folder=tmp_path)
     found = start_report.committed(book)
-    assert found["value"].tolist() == [0.6], "headline rows of the page's models"
+    assert found["value"].tolist() == [0.6], "headline rows of the page's models, the study's attack seeds"
     both = start_report.comparison(table, found)
     assert both.loc[("AttAcc, main evaluator", "none"), start_report.COMMITTED] == "60.0 % [50.0, 70.0]"
 

@@ -139,9 +139,11 @@ def measure(book: Workbook) -> pd.DataFrame:
 
 
 def committed(book: Workbook) -> pd.DataFrame:
-    """Headline rows of the committed study of this setup; empty if there is none."""
+    """Headline rows of the committed study of this setup under its own attack seeds (the referee has more); empty if
+    there is none."""
     table = results.load_tables(folder=PUBLISHED)
     wanted = (table["setup"] == book.setup.name) & (table["headline"] == 1)
+    wanted &= table["attack_seed"].isna() | table["attack_seed"].isin(book.study.attack_seeds)
     return table[wanted & table["defence"].isin(book.defences)]
 
 
