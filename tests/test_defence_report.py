@@ -64,6 +64,8 @@ def test_every_listed_defence_shows_that_it_acts(book: Workbook) -> None:
     idle = curves.assign(value=curves["value"].where(curves["diagnostic"] != "tts.skip_scale", 1.0))
     assert defence_report.silent(book, idle) == ["tts"], "a skip at full scale"
     assert defence_report.activity(book, idle).loc[("TTS", "skip scale"), "acted"] == "no"
+    unknown = curves.assign(value=curves["value"].where(curves["diagnostic"] != "tts.skip_scale"))
+    assert defence_report.silent(book, unknown) == ["tts"], "NaN shows nothing"
     figure = defence_report.diagnostic_figure(curves)
     assert [(ax.get_title(), ax.get_ylabel()) for ax in figure.axes][:2] == [
         ("RE [.1, .4]", "re erased area"),

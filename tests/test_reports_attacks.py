@@ -11,7 +11,7 @@ import pytest
 import torch
 from toys import attacked_book
 
-from lib import attacks, results
+from lib import attacks, results, statistics
 from lib.attacks.ppa import PpaBudget
 from lib.attacks.referee import Entry, combine
 from lib.erasing import ErasingLaw
@@ -216,6 +216,15 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     other = table.reset_index().replace({"attack": {"ppa": "gmi"}})
     assert 0 not in set(adaptive_report.by_masks(other, budget="quick")["masks"]), "another attack is none"
     assert "against plain, same steps" in adaptive_report.shown(table.reset_index())
+    tried = table[table["same_steps"].notna()]
+    raw = [comparison.p_value for comparison in tried["same_steps"]]
+    assert tried["p"].tolist() == pytest.approx(statistics.holm(raw).tolist())
+    assert table.loc[table["same_steps"].isna(), "p"].isna().all()
+    large = dataclasses.replace(book, setup=dataclasses.replace(book.setup, conclusive=True))
+    sure = table.reset_index().assign(p=0.01, p_verifier=0.2)
+    said = adaptive_report.what_we_saw(large, sure)
+    assert "Established by the verifier: stronger: none; weaker: none." in said
+    assert f"over the {len(tried)} comparisons" in said and "ppa+re_prior (" in said
 
 
 def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:

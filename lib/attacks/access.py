@@ -52,12 +52,10 @@ class Access:
 
     @contextlib.contextmanager
     def _pass(self, images: Tensor) -> Iterator[Tensor]:
-        passes = len(images) * getattr(self.target, "passes", 1)
-        if images.requires_grad:
-            passes += len(images) * getattr(self.target, "gradient_passes", 0)
+        each, wanted = getattr(self.target, "passes", 1), images.requires_grad
+        passes = len(images) * (each + wanted * getattr(self.target, "gradient_passes", 0))
         self.counts["target_forward"] += passes
-        if images.requires_grad:
-            self.counts["target_backward"] += passes
+        self.counts["target_backward"] += wanted * passes
         with autocast(self.device) if self.fast else contextlib.nullcontext():
             # channels last: what convolutions are fastest in
             yield images.contiguous(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,16 +56,17 @@ def acted(
         overrides: constants that the setup changes.
 
     Returns:
-        part -> whether it acted; None for one that has nothing to show.
+        part -> whether it acted, and what shows it is finite; None for one that has nothing to show.
     """
     found: dict[str, bool | None] = {}
     ends = training.get("diagnostics") or {}
     for term in parse(text):
         part = canonical(spell([term]), overrides)
-        names_of = [name for name in ends if name.rpartition(".")[0] == part]
-        rows = [row for row in training.get("history", ()) if all(name in row for name in names_of)] or [ends]
-        short = [{name.rpartition(".")[2]: row[name] for name in names_of} for row in rows]
-        found[part] = defence_class(term.name).acted(short) if names_of else None
+        own = [name for name in ends if name.rpartition(".")[0] == part]
+        rows = [row for row in training.get("history", ()) if all(name in row for name in own)] or [ends]
+        history = [{name.rpartition(".")[2]: row[name] for name in own} for row in rows]
+        moved = defence_class(term.name).acted(history) if own else None
+        found[part] = None if moved is None else moved and all(map(math.isfinite, history[-1].values()))
     return found
 
 

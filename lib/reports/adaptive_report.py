@@ -8,13 +8,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lib import attacks
+from lib import attacks, statistics
 from lib.plots import label
 from lib.reports.attack_report import groups
-from lib.reports.tables import limits, percent, points
+from lib.reports.tables import limits, p_value, percent, points
 from lib.reports.workbook import Workbook
 from lib.stages import success
 from lib.stages.inversion import Attack
+
+P_VALUES = {"p": "same_steps", "p_verifier": "same_steps_verifier"}  # column -> the comparisons it is of
+LEVEL = 0.05
 
 
 def runs(book: Workbook) -> list[Attack]:
@@ -30,8 +33,10 @@ def masks_of(attack: str) -> int:
 
 def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     """A row per attack, budget and model, with ``masks``, whether it has ``other`` ingredients, AttAcc by the main
-    evaluator, the panel's majority and the verifier, ``passes``, and ``against_plain``: the paired difference of
-    the main evaluator's AttAcc to the same attack without ingredients under the nearest budget in passes."""
+    evaluator, the panel's majority and the verifier, and ``passes``. Of those with ingredients the paired differences
+    to the same attack without them: ``same_steps`` (main evaluator) and ``same_steps_verifier`` under the same budget,
+    with Holm's p over all of that judge's (``p``, ``p_verifier``); ``same_passes`` under the ``nearest_budget`` in
+    passes."""
     made = groups(found)
     plain = {key: seeds for key, seeds in made.items() if "+" not in key[0]}
     rows = []
@@ -40,8 +45,10 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
         rivals = [
             s for (a, p, _, d), s in plain.items() if (a, p, d) == (attacks.get(attack).base, prior, defence)
         ]
-        same = plain.get((attacks.get(attack).base, prior, budget, defence))
-        nearest = min(rivals, key=lambda s: abs(success.passes(s) - spent)) if rivals else None
+        same, nearest = None, None
+        if "+" in attack:
+            same = plain.get((attacks.get(attack).base, prior, budget, defence))
+            nearest = min(rivals, key=lambda s: abs(success.passes(s) - spent), default=None)
         rows.append(
             {
                 "attack": attack,
@@ -55,15 +62,19 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
                 "verifier_match": success.mean(seeds, success.VERIFIER),
                 "passes": spent,
                 "seeds": len(seeds),
-                "same_steps": success.compare(seeds, same) if same and "+" in attack else None,
-                "same_steps_verifier": success.compare(seeds, same, success.VERIFIER)
-                if same and "+" in attack
-                else None,
-                "nearest_budget": nearest[0].attack.budget if nearest and "+" in attack else "",
-                "same_passes": success.compare(seeds, nearest) if nearest and "+" in attack else None,
+                "same_steps": success.compare(seeds, same) if same else None,
+                "same_steps_verifier": success.compare(seeds, same, success.VERIFIER) if same else None,
+                "nearest_budget": nearest[0].attack.budget if nearest else "",
+                "same_passes": success.compare(seeds, nearest) if nearest else None,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    for p, column in P_VALUES.items():
+        made = table[column].notna()
+        table[p] = float("nan")
+        if made.any():
+            table.loc[made, p] = statistics.holm([found.p_value for found in table.loc[made, column]])
+    return table
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -73,11 +84,15 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         rows[column] = table[column].map(percent)
     for column in ("same_steps", "same_steps_verifier", "same_passes"):
         rows[column] = ["" if found is None else points(found.difference) for found in table[column]]
+    for p in P_VALUES:
+        rows[p] = table[p].map(p_value)
     rows["passes"] = [f"{value:,.0f}" for value in table["passes"]]
     names = {
         "main": "AttAcc, main",
         "same_steps": "against plain, same steps",
         "same_steps_verifier": "against plain, same steps, verifier",
+        "p": "p, Holm",
+        "p_verifier": "p, Holm, verifier",
         "nearest_budget": "nearest plain budget",
         "same_passes": "against it",
     }
@@ -110,30 +125,25 @@ def views_counted(table: pd.DataFrame) -> bool:
 
 
 def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
-    """Per model: whether any ingredient makes the attack stronger at the same steps, by an interval, as the main
-    evaluator and as the verifier see it."""
+    """Per model: the ingredient that is best by the main evaluator, and what every judge establishes of all at the same
+    steps, after Holm's correction over all its comparisons."""
     text = []
     for model, rows in table.groupby("model", sort=False):
-        tried = rows[[found is not None for found in rows["same_steps"]]]
+        tried = rows[rows["same_steps"].notna()]
         if tried.empty:
             continue
         best = max(tried.itertuples(), key=lambda row: row.same_steps.difference.value)
-        line = f"- **{model}**: best is {best.attack}, {points(best.same_steps.difference)} against the plain attack"
-        for judge, column in (
-            ("by the main evaluator", "same_steps"),
-            ("by the verifier", "same_steps_verifier"),
-        ):
+        line = f"- **{model}**: best is {best.attack}, {points(best.same_steps.difference)} against the plain attack."
+        for judge, (p, column) in zip(("main evaluator", "verifier"), P_VALUES.items(), strict=True):
             sides: dict[str, list[str]] = {"stronger": [], "weaker": []}
-            for attack, found in zip(tried["attack"], tried[column], strict=True):
-                if found.difference.excludes(0):
-                    sides["stronger" if found.difference.low > 0 else "weaker"].append(
-                        f"{attack} ({points(found.difference)})"
-                    )
+            for row in tried[tried[p] < LEVEL].to_dict("records"):
+                gained = row[column].difference
+                sides["stronger" if gained.value > 0 else "weaker"].append(
+                    f"{row['attack']} ({points(gained)})"
+                )
             said = "; ".join(f"{side}: {', '.join(names) or 'none'}" for side, names in sides.items())
-            line += f". {judge.capitalize()}, by an interval, {said}"
-        text.append(f"{line}.")
-    if book.setup.conclusive:
-        text += ["", "Each interval is of one comparison; among so many one in twenty excludes 0 by chance."]
-    else:
-        text += ["", "**Too small to conclude.**"]
-    return "\n".join(text)
+            line += f" Established by the {judge}: {said}."
+        text.append(line)
+    counted = int(table["same_steps"].notna().sum())
+    ending = f"Established: Holm's p below {LEVEL} over the {counted} comparisons of a judge."
+    return "\n".join([*text, "", ending if book.setup.conclusive else "**Too small to conclude.**"])

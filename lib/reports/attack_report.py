@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lib import attacks, results
@@ -237,11 +236,10 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
 
 def _unlike(table: pd.DataFrame) -> str:
     """The attack whose reconstructions of NoDef the two judges differ on most."""
-    rows = table[table["model"] == label("none")]
-    gaps = [row.main.value - row.verifier_match.value for row in rows.itertuples()]
-    if not gaps:
+    rows = table[table["defence"] == "none"]
+    if rows.empty:
         return ""
-    widest = rows.iloc[int(np.argmax(gaps))]
+    widest = max(rows.itertuples(), key=lambda row: row.main.value - row.verifier_match.value)
     return (
         f"The judges are furthest apart on {widest.attack} ({widest.prior}) against NoDef: the main evaluator takes "
         f"{widest.main.percent()} for the person, the verifier {widest.verifier_match.percent()}; its faces in the "

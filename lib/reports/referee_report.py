@@ -114,12 +114,12 @@ def _curves(book: Workbook, members: list[Attack]) -> dict[str, Curve]:
     """Every member under all its budgets that were run on this model, first attack seed."""
     model = members[0].defence
     first = [run for run in members if run.attack_seed == members[0].attack_seed]
-    smaller = [*curve_runs(book, [model]), *curve_attacks(book, model)]
-    found: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
-    for run in [*first, *filter(success.is_there, smaller)]:
-        (outcome,) = success.measure([run])
-        found.setdefault(_member(run).search, {})[run.budget] = (outcome.passes, outcome.per_person())
-    return {search: list(points.values()) for search, points in found.items()}
+    smaller = filter(success.is_there, [*curve_runs(book, [model]), *curve_attacks(book, model)])
+    by_budget = {(_member(run).search, run.budget): run for run in [*smaller, *first]}
+    found: dict[str, list[tuple[float, np.ndarray]]] = {}
+    for (search, _), outcome in zip(by_budget, success.measure(list(by_budget.values())), strict=True):
+        found.setdefault(search, []).append((outcome.passes, outcome.per_person()))
+    return found
 
 
 def diagnostic(defence: str, training: Mapping[str, Any], overrides: Overrides) -> Diagnostic:

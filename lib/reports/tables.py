@@ -83,6 +83,11 @@ def limits(intervals: Iterable[Interval]) -> dict[str, list[float]]:
     return {end: [getattr(interval, end) for interval in kept] for end in ("value", "low", "high")}
 
 
+def p_value(p: float | None) -> str:
+    """As it is printed; nothing for None."""
+    return "" if p is None or p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def seed_points(seeds: SeedSummary) -> str:
     """Every training seed's mean of a fraction, and Student's interval over them where there are several:
     ``91.4, 92.1 % (t: 87.3 to 96.2)``, cut off at 0 and 100 %."""

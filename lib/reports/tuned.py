@@ -14,7 +14,7 @@ import pandas as pd
 from lib import results, statistics
 from lib.plots import label
 from lib.reports import sweep
-from lib.reports.tables import percent
+from lib.reports.tables import p_value, percent
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
 from lib.stages import measures, records, success
@@ -153,9 +153,8 @@ def compare(
     if weaker:
         frontier = sweep.points(book, [runs[defence] for defence in (*weaker, "none")])
         over = statistics.advantage_over_frontier(main, frontier, chance=main.chance, seed=measures.SEED)
-    dominates = statistics.dominance_probability(main, sweep.points(book, attacked[:1]), seed=measures.SEED)[
-        :, 0
-    ]
+    nodef = sweep.points(book, attacked[:1])
+    dominates = statistics.dominance_probability(main, nodef, seed=measures.SEED)
     rows = []
     for i, attack in enumerate(attacked):
         outcome = success.measure([attack])
@@ -170,10 +169,12 @@ def compare(
             row["utility"] = statistics.compare_paired(
                 main.accuracy[:, i], main.accuracy[:, 0], **counted
             ).difference
-            for column, seen in (("privacy_verifier", verifier), ("privacy", main)):
-                taken = statistics.compare_paired(seen.attack[:, 0], seen.attack[:, i], seed=measures.SEED)
-                row[column] = taken.difference
-            row |= {"p": taken.p_value, "dominates": float(dominates[i])}
+            taken, seen = (
+                statistics.compare_paired(side.attack[:, 0], side.attack[:, i], seed=measures.SEED)
+                for side in (main, verifier)
+            )
+            row |= {"privacy": taken.difference, "privacy_verifier": seen.difference}
+            row |= {"p": taken.p_value, "dominates": float(dominates[i, 0])}
         if over[i]:
             row |= {"advantage": over[i].advantage, "outside": over[i].extrapolated}
         rows.append(row)
@@ -194,7 +195,7 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
         "verifier match rate": found["verifier"].map(percent),
         "natural accuracy minus NoDef's": found["utility"].map(_points),
         "NoDef's AttAcc minus its own": found["privacy"].map(_points),
-        "p, Holm": ["" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in found["p"]],
+        "p, Holm": found["p"].map(p_value),
         "P(dominates NoDef)": ["" if share is None else f"{share:.0%}" for share in found["dominates"]],
         "NoDef's verifier match rate minus its own": found["privacy_verifier"].map(_points),
     }
@@ -229,11 +230,11 @@ def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
 def _lines(found: pd.DataFrame) -> str:
     text = []
     for row in found[found["defence"] != "none"].itertuples():
-        less = "no less or more than NoDef, as far as established"
+        less = "is not established to leak less or more than NoDef"
         if row.privacy.excludes(0):
-            less = f"{'less' if row.privacy.low > 0 else 'more'} than NoDef"
+            less = f"leaks {'less' if row.privacy.low > 0 else 'more'} than NoDef"
         by = f", {row.by}," if "by" in found else ""
-        line = f"- {label(row.defence)}{by} leaks {less} ({points_text(row.privacy)})"
+        line = f"- {label(row.defence)}{by} {less} ({points_text(row.privacy)})"
         if row.advantage is not None and row.outside:
             line += "; it is less accurate than any NoDef"
         elif row.advantage is not None:

@@ -45,30 +45,32 @@ def stages(setup: Setup, target: Stage, *, law: ErasingLaw | None = None) -> lis
 
 
 def load(setup: Setup, target: Trained, *, law: ErasingLaw | None = None) -> tuple[Classifier, ...]:
-    """Load or distil them all; the target answers once for all of them."""
+    """Load or distil them all; the photos are erased, and the target answers, once for all of them."""
+
+    @functools.cache
+    def photos() -> Tensor:
+        return priors.public_photos(setup, law)
 
     @functools.cache
     def ask(mirrored: bool) -> Tensor:
-        photos = priors.public_photos(setup, law)
-        return answers(target.model.to(device()), photos, device(), mirrored=mirrored)
+        return answers(target.model.to(device()), photos(), device(), mirrored=mirrored)
 
     return tuple(
-        _load(setup, target, stage, config, law, ask)
+        _load(target, stage, config, photos, ask)
         for stage, config in zip(stages(setup, target.stage, law=law), configs(setup), strict=True)
     )
 
 
 def _load(
-    setup: Setup,
     target: Trained,
     stage: Stage,
     config: Student,
-    law: ErasingLaw | None,
+    photos: Callable[[], Tensor],
     ask: Callable[[bool], Tensor],
 ) -> Classifier:
     def make(checkpoint: store.Checkpoint) -> tuple[dict, dict]:
         student, history = distil(
-            priors.public_photos(setup, law),
+            photos(),
             target.model.to(device()),
             config=config,
             seed=stage.params["seed"],
