@@ -11,13 +11,12 @@ import pandas as pd
 from lib import attacks, statistics
 from lib.plots import label
 from lib.reports.attack_report import groups
-from lib.reports.tables import limits, p_value, percent, points
+from lib.reports.tables import LEVEL, limits, p_value, percent, points
 from lib.reports.workbook import Workbook
 from lib.stages import success
 from lib.stages.inversion import Attack
 
 P_VALUES = {"p": "same_steps", "p_verifier": "same_steps_verifier"}  # column -> the comparisons it is of
-LEVEL = 0.05
 
 
 def runs(book: Workbook) -> list[Attack]:

@@ -83,6 +83,10 @@ def limits(intervals: Iterable[Interval]) -> dict[str, list[float]]:
     return {end: [getattr(interval, end) for interval in kept] for end in ("value", "low", "high")}
 
 
+LEVEL = 0.05
+"""Below it Holm's p establishes a difference, where many are looked at together."""
+
+
 def p_value(p: float | None) -> str:
     """As it is printed; nothing for None."""
     return "" if p is None or p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"

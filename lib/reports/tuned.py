@@ -14,7 +14,7 @@ import pandas as pd
 from lib import results, statistics
 from lib.plots import label
 from lib.reports import sweep
-from lib.reports.tables import p_value, percent
+from lib.reports.tables import LEVEL, p_value, percent
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
 from lib.stages import measures, records, success
@@ -220,9 +220,12 @@ def _points(interval: Interval | None) -> str:
 def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
     """Of every table, under its name, a line a model: whether it leaks less than NoDef, and than a NoDef model of its
     accuracy."""
-    ending = "One training seed: intervals are over people alone." if book.setup.conclusive else (
-        "**Too small to conclude.**"
-    )  # fmt: skip
+    ending = "**Too small to conclude.**"
+    if book.setup.conclusive:
+        ending = (
+            "One training seed: intervals are over people alone. Where a model is said to leak less or more, Holm's p "
+            f"over its table is below {LEVEL}, too."
+        )
     parts = [f"**{name}**\n\n{_lines(table)}" for name, table in found.items()]
     return "\n\n".join([*parts, ending])
 
@@ -231,7 +234,7 @@ def _lines(found: pd.DataFrame) -> str:
     text = []
     for row in found[found["defence"] != "none"].itertuples():
         less = "is not established to leak less or more than NoDef"
-        if row.privacy.excludes(0):
+        if row.privacy.excludes(0) and row.p < LEVEL:
             less = f"leaks {'less' if row.privacy.low > 0 else 'more'} than NoDef"
         by = f", {row.by}," if "by" in found else ""
         line = f"- {label(row.defence)}{by} {less} ({points_text(row.privacy)})"
