@@ -45,6 +45,16 @@ def test_the_gaussian_kernel_is_its_definition():
     assert expected[~torch.eye(24, dtype=bool)].min() > 0.96, "where centring takes away almost everything"
 
 
+def test_the_gradient_of_the_gaussian_kernel_is_that_of_its_definition():
+    u = vectors().view(24, 2, 4, 5)
+    weights = torch.randn(24, 24, generator=torch.Generator().manual_seed(3), dtype=u.dtype)  # not symmetric
+    found, expected = (x.clone().requires_grad_() for x in (u, u))
+    (weights * gaussian_kernel(found.contiguous(memory_format=torch.channels_last))).sum().backward()
+    gaps = expected.flatten(1)[:, None] - expected.flatten(1)
+    (weights * torch.exp(-gaps.square().sum(2) / (2 * 5**2 * 40))).sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad)
+
+
 def test_centring_is_multiplication_with_h_on_both_sides():
     k = gaussian_kernel(vectors())
     h = torch.eye(24, dtype=k.dtype) - 1 / 24

@@ -30,11 +30,21 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 def gaussian_kernel(rows: Tensor, sigma: float = SIGMA) -> Tensor:
     """(m,m): exp(-|u_a - u_b|^2 / (2 sigma^2 D)) of vectors u of D entries, ``rows`` (m, ...) flattened."""
-    u = rows.flatten(1)
-    u = u - u.mean(0)  # distances stay, what they are a difference of shrinks
-    squares = u.square().sum(1)
-    distances = (squares[:, None] + squares - 2 * u @ u.T).clamp_min(0)
+    # channels last, as the network lays them out: no copy, and distances know no order of entries
+    u = (rows.movedim(1, -1) if rows.ndim == 4 else rows).flatten(1)
+    # the mean shrinks what a distance is a difference of; it moves no distance, so no gradient need pass it
+    u = u - u.mean(0).detach()
+    products = _products(u)
+    squares = products.diagonal()
+    distances = (squares[:, None] + squares - 2 * products).clamp_min(0)
     return (distances / (-2 * sigma**2 * u.shape[1])).exp()
+
+
+def _products(u: Tensor) -> Tensor:
+    """u u^T with its exact first derivative, of which one factor is differentiated and the other follows from
+    symmetry: one large product backward instead of two."""
+    half = u @ u.detach().T
+    return half + half.T - half.detach()
 
 
 def label_kernel(labels: Tensor) -> Tensor:
