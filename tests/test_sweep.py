@@ -16,7 +16,7 @@ from matplotlib.collections import PathCollection
 from lib import results, statistics
 from lib.errors import UserError
 from lib.plots import strengths as draw
-from lib.reports import sweep, tuned
+from lib.reports import repeated, sweep, tuned
 from lib.reports.workbook import Workbook
 from lib.run.plan import plan
 from lib.setups import Study, load_setup
@@ -166,6 +166,45 @@ def test_other_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) 
     assert tuned.others(book).empty and tuned.attacks(book) == []
 
 
+def test_models_are_compared_over_training_seeds(book: Workbook) -> None:
+    both = dataclasses.replace(
+        book,
+        study=dataclasses.replace(
+            book.study, repeated=["re(0.1,0.2)"], repeated_seeds=[0, 1], repeated_attacks=LINES
+        ),
+    )
+    found = repeated.measure(both)
+    runs = repeated.attacks(both)
+    assert len(runs) == 8 and {run.training_seed for run in runs} == {0, 1}
+    leaks = {
+        (run.attack, run.defence, run.training_seed): success.measure([run])[0].per_person() for run in runs
+    }
+    for method, rows in zip(("ppa", "ppa+eot2"), (found.iloc[:2], found.iloc[2:]), strict=True):
+        none, erased = (
+            np.stack([leaks[method, name, s] for s in (0, 1)]) for name in ("none", "re(0.1,0.2)")
+        )
+        assert set(rows["by"]) == {f"by {method} eigenfaces"}
+        assert rows["attack"].iloc[1] == statistics.nested_mean(erased, seed=measures.SEED)
+        assert rows["seeds"].iloc[1].points.tolist() == pytest.approx(erased.mean(1).tolist())
+        paired = statistics.compare_paired(none, erased, seed=measures.SEED)
+        assert rows["privacy"].iloc[1] == paired.difference
+    assert repeated.shown(found)["AttAcc, each training seed"].str.contains("t: ").all()
+    saved = results.load_curves("*repeated*", folder=results.output_dir("digits"))
+    each = saved[saved["metric"] == "attack_accuracy_top1"]
+    assert each["value"].tolist() == pytest.approx([leak.mean() for leak in _in_rows(leaks)], abs=1e-6)
+    joined = saved[saved["metric"] == "privacy_gain"]
+    assert len(joined) == 4 and joined["training_seed"].isna().all()
+    text = tuned.what_we_saw(both, {"Seeds": found, "One": tuned.others(book)})
+    assert "**Seeds**\n\n- RE [.1, .2], by ppa eigenfaces, " in text
+    assert repeated.measure(book).empty and repeated.attacks(book) == []
+    assert "No model" in repeated.shown(repeated.measure(book)).data
+
+
+def _in_rows(leaks: dict[tuple[str, str, int], np.ndarray]) -> list[np.ndarray]:
+    """As they are saved: by attack, then model, then seed."""
+    return [leaks[key] for key in sorted(leaks, key=lambda key: (key[0] != "ppa", key[1] != "none", key[2]))]
+
+
 def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
     both = with_models(book, lengths=[0.5, 1], lengths_attack=LINES[0])
     found = tuned.lengths(both)
@@ -185,8 +224,7 @@ def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
 
 def test_the_plan_knows_every_point(book: Workbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIDRE_CACHE", str(tmp_path))
-    more = with_models(book, others=LINES, lengths=[3], lengths_attack=LINES[0], repeated=["negls(-0.05)"])
-    more = dataclasses.replace(more, training_seeds=(0, 1))
+    more = with_models(book, others=LINES, lengths=[3], lengths_attack=LINES[0], repeated=["negls(-0.05)"], repeated_seeds=[0, 1])
     labels = " ".join(step.stage.label for step in plan(more))
     assert all(f"target {name} " in labels for names in STRENGTHS.values() for name in names)
     assert "target negls(-0.05) x1 seed 1" in labels

@@ -8,6 +8,7 @@ attacks are not consulted. What the tuned strengths take is :mod:`lib.reports.tu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -102,14 +103,22 @@ def _chosen(table: pd.DataFrame) -> np.ndarray:
     return table.index.isin(best)
 
 
-def points(book: Workbook, attacks: Sequence[Attack], judge: str = "main") -> Points:
-    """Attacked models as points of privacy (by one judge) and utility, one training seed."""
-    outcomes, accuracies = success.measure(attacks), []
-    for attack in attacks:
-        rows = measures.target_rows(attack.setup, attack.defence, attack.training_seed, attack.multiple)[1]
-        accuracies.append([row["value"] for row in sorted(rows, key=lambda row: row["identity"])])
-    leaks = np.stack([outcome.per_person(judge) for outcome in outcomes])
-    return Points(leaks, np.array(accuracies), book.test_photos)
+def points(
+    book: Workbook, attacks: Sequence[Attack], judge: str = "main", seeds: Sequence[int] = ()
+) -> Points:
+    """Attacked models as points of privacy (by one judge) and utility: under their own training seed, or each under
+    all of ``seeds``."""
+    rounds = [[replace(attack, training_seed=seed) for attack in attacks] for seed in seeds] or [attacks]
+    leaks = [[outcome.per_person(judge) for outcome in success.measure(runs)] for runs in rounds]
+    return Points(
+        np.array(leaks), np.array([[_accuracies(run) for run in runs] for runs in rounds]), book.test_photos
+    )
+
+
+def _accuracies(attack: Attack) -> list[float]:
+    """Natural accuracy of the model attacked, person by person."""
+    rows = measures.target_rows(attack.setup, attack.defence, attack.training_seed, attack.multiple)[1]
+    return [row["value"] for row in sorted(rows, key=lambda row: row["identity"])]
 
 
 def matched(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:

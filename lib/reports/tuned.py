@@ -23,7 +23,7 @@ from lib.statistics import Interval
 
 COLUMNS = [
     "defence", "natural", "attack", "verifier", "utility", "privacy", "privacy_verifier", "p", "dominates", "advantage",
-    "outside",
+    "outside", "seeds",
 ]  # fmt: skip
 
 
@@ -128,12 +128,17 @@ def _grouped(book: Workbook, groups: Mapping[str, Mapping[str, Attack]]) -> pd.D
 
 
 def compare(
-    book: Workbook, runs: Mapping[str, Attack], defences: Sequence[str], weaker: Sequence[str] = ()
+    book: Workbook,
+    runs: Mapping[str, Attack],
+    defences: Sequence[str],
+    weaker: Sequence[str] = (),
+    seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Train and attack (or load) models, and pair them with NoDef.
 
     Args:
         runs: defence to its attack; has ``none``, ``defences`` and ``weaker``, checkpoints of the NoDef run.
+        seeds: training seeds of every model, which intervals are then over, beside people; by default the run's.
 
     Returns:
         A row a model, NoDef's first, columns :data:`COLUMNS` of Intervals: ``natural`` accuracy, AttAcc (``attack``)
@@ -141,31 +146,31 @@ def compare(
         differences to NoDef paired by person, in favour of the defence when positive; ``p`` of ``privacy`` (sign flips,
         Holm's over the table), ``dominates``: the share of paired resamples in which it dominates NoDef. Of all, the
         ``advantage`` over NoDef's own frontier by the main evaluator, None without checkpoints (NoDef's own says how
-        well the frontier fits), and whether it is ``outside``, less accurate than any checkpoint. Empty without
-        defences.
+        well the frontier fits), whether it is ``outside``, less accurate than any checkpoint, and AttAcc under each of
+        the training ``seeds``. Empty without defences.
     """
     if not defences:
         return pd.DataFrame(columns=COLUMNS)
     names = ["none", *defences]
     attacked = [runs[defence] for defence in names]
-    main, verifier = sweep.points(book, attacked), sweep.points(book, attacked, success.VERIFIER)
+    main, verifier = (sweep.points(book, attacked, judge, seeds) for judge in ("main", success.VERIFIER))
     over: list[statistics.Advantage | None] = [None] * len(names)
     if weaker:
-        frontier = sweep.points(book, [runs[defence] for defence in (*weaker, "none")])
+        frontier = sweep.points(book, [runs[defence] for defence in (*weaker, "none")], seeds=seeds)
         over = statistics.advantage_over_frontier(main, frontier, chance=main.chance, seed=measures.SEED)
-    nodef = sweep.points(book, attacked[:1])
+    nodef = sweep.points(book, attacked[:1], seeds=seeds)
     dominates = statistics.dominance_probability(main, nodef, seed=measures.SEED)
     rows = []
-    for i, attack in enumerate(attacked):
-        outcome = success.measure([attack])
+    counted = {"photos": main.photos, "seed": measures.SEED}
+    for i, name in enumerate(names):
         row = {
-            "defence": names[i],
-            "natural": sweep.natural(attack)["test"],
-            "attack": success.mean(outcome),
-            "verifier": success.mean(outcome, success.VERIFIER),
+            "defence": name,
+            "natural": statistics.nested_mean(main.accuracy[:, i], **counted),
+            "attack": statistics.nested_mean(main.attack[:, i], seed=measures.SEED),
+            "verifier": statistics.nested_mean(verifier.attack[:, i], seed=measures.SEED),
+            "seeds": statistics.summarise_seeds(main.attack[:, i], seed=measures.SEED),
         }
         if i:
-            counted = {"photos": main.photos, "seed": measures.SEED}
             row["utility"] = statistics.compare_paired(
                 main.accuracy[:, i], main.accuracy[:, 0], **counted
             ).difference
@@ -222,9 +227,11 @@ def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
     accuracy."""
     ending = "**Too small to conclude.**"
     if book.setup.conclusive:
+        several = [name for name, table in found.items() if any(len(seeds.points) > 1 for seeds in table["seeds"])]
+        over = f"{', '.join(several)}: intervals are over training seeds and people. Elsewhere o" if several else "O"
         ending = (
-            "One training seed: intervals are over people alone. Where a model is said to leak less or more, Holm's p "
-            f"over its table is below {LEVEL}, too."
+            f"{over}ne training seed: intervals are over people alone. Where a model is said to leak less or more, "
+            f"Holm's p over its table is below {LEVEL}, too."
         )
     parts = [f"**{name}**\n\n{_lines(table)}" for name, table in found.items()]
     return "\n\n".join([*parts, ending])

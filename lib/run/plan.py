@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from lib import attacks, store
 from lib.data.world import data_stage
-from lib.reports import combination_report, referee_report, robustness_report, sweep, tuned
+from lib.reports import combination_report, referee_report, repeated, robustness_report, sweep, tuned
 from lib.reports.ablations import PARTIAL, PLACES, exposure_attacks, exposure_runs, with_defences
 from lib.reports.budget import curve_attacks, rival_attacks, rivalled
 from lib.reports.workbook import Workbook
@@ -112,7 +112,7 @@ def recorded(book: Workbook) -> list[Attack]:
     return [
         *sweep.attacks(book),
         *tuned.attacks(book),
-        *(book.attack(defence, seed) for defence in book.study.repeated for seed in book.training_seeds),
+        *repeated.attacks(book),
         *combination_report.attacks(book),
         *robustness_report.models(book),
         *book.listed_attacks([*book.study.compared, *book.study.adaptive]),

@@ -137,7 +137,8 @@ class Study:
             models that meet them; NoDef does, too.
         lengths, lengths_attack: training lengths, shortest first, in multiples of the recipe's steps, at which NoDef
             and those models are trained and meet one more attack.
-        repeated: defences of the sweep that are trained under all ``training_seeds``, for the tables.
+        repeated, repeated_seeds, repeated_attacks: defences that NoDef is compared with over several training seeds,
+            and the attacks of every one of them; none listed: ``swept``.
         combined: pairs of defences of notebook 12, joined with +; NoDef, both parts and the pair meet ``swept``.
         evaded, backdoored: the models of notebook 13 that other attacks meet; behind those of ``backdoored`` another
             one is trained on poisoned photos.
@@ -167,6 +168,8 @@ class Study:
     lengths: list[float] = field(default_factory=list)
     lengths_attack: str = ""
     repeated: list[str] = field(default_factory=list)
+    repeated_seeds: list[int] = field(default_factory=list)
+    repeated_attacks: list[str] = field(default_factory=list)
     combined: list[str] = field(default_factory=list)
     evaded: list[str] = field(default_factory=list)
     backdoored: list[str] = field(default_factory=list)
