@@ -5,12 +5,14 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 from toys import NETWORKS, SMALL, bars, train_bars
 
 from lib.defences import build, restore
 from lib.errors import UserError
 from lib.models import build_classifier
 from lib.training import Defence
+from lib.training.composition import criterion_of
 
 COMPOSED = {  # rows per photo
     "re(0.1,0.4)+trapmid(0.2)": 2,
@@ -111,6 +113,19 @@ def test_negative_smoothing_is_of_both_halves():
     negls.criterion = lambda logits, labels: seen.append(len(labels)) or plain(logits, labels)
     train_bars([negls, trapmid], dataclasses.replace(SMALL, steps=2))
     assert seen == [24, 24]
+
+
+def test_negative_smoothing_leaves_what_a_network_obeys_to_cross_entropy():
+    """Of moved photos the loss is bounded: NegLS sees photos alone."""
+    negls, atat = build("negls(-0.05,schedule=constant)+atat(0.01)")
+    seen, plain = [], negls.criterion
+    negls.criterion = lambda logits, labels: seen.append(len(labels)) or plain(logits, labels)
+    train_bars([negls, atat], dataclasses.replace(SMALL, steps=2))
+    assert seen == [12, 12]
+    logits, labels = torch.randn(24, 3), torch.arange(24) % 3
+    found = criterion_of([negls, atat], SMALL, 12)(logits, labels)
+    torch.testing.assert_close(found[:12], plain(logits[:12], labels[:12]))
+    torch.testing.assert_close(found[12:], F.cross_entropy(logits[12:], labels[12:], reduction="none"))
 
 
 @pytest.mark.parametrize("text", ["trapmid(0.2)+mixup(1)", "atat(0.01)+cutmix(1)"])

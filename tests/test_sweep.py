@@ -224,7 +224,14 @@ def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
 
 def test_the_plan_knows_every_point(book: Workbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIDRE_CACHE", str(tmp_path))
-    more = with_models(book, others=LINES, lengths=[3], lengths_attack=LINES[0], repeated=["negls(-0.05)"], repeated_seeds=[0, 1])
+    more = with_models(
+        book,
+        others=LINES,
+        lengths=[3],
+        lengths_attack=LINES[0],
+        repeated=["negls(-0.05)"],
+        repeated_seeds=[0, 1],
+    )
     labels = " ".join(step.stage.label for step in plan(more))
     assert all(f"target {name} " in labels for names in STRENGTHS.values() for name in names)
     assert "target negls(-0.05) x1 seed 1" in labels

@@ -26,8 +26,9 @@ class AntiAdversarialTraining(Adversarial):
     moves them by at most 2.5e-4, that is 0.064 of 255 levels. y' is uniform over the other people; the public code
     draws over all and takes the next one where it drew y, which gives y + 1 twice its share. Its losses are sums
     over the batch; ours are means, of the same ratio. Its photos x and x' pass the network one after the other;
-    ours are one batch, with common batch statistics. Another defence's criterion applies to both terms, its view
-    to both halves: PGD sees the mask that the network is trained behind, and has no gradient inside.
+    ours are one batch, with common batch statistics. Another defence's view applies to both halves: PGD sees the mask
+    that the network is trained behind, and has no gradient inside. Its criterion applies to the photos alone: what
+    NegLS leaves without a lower bound would make the network obey without end.
 
     x' is crafted in fp32. Where the loop trains in bf16, x' is rounded there like any photo; the perturbation is
     smaller than a rounding step and survives as its mean over many pixels.
@@ -40,6 +41,8 @@ class AntiAdversarialTraining(Adversarial):
     Raises:
         UserError: for values out of range; when it meets fewer than two people or another defence's batch.
     """
+
+    appends_cross_entropy = True
 
     def __init__(self, eps: float, *, weight: float, steps: int, step: float, bn_inner: str) -> None:
         super().__init__(eps, steps=steps, step=step, bn_inner=bn_inner, targeted=True)

@@ -227,8 +227,14 @@ def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
     accuracy."""
     ending = "**Too small to conclude.**"
     if book.setup.conclusive:
-        several = [name for name, table in found.items() if any(len(seeds.points) > 1 for seeds in table["seeds"])]
-        over = f"{', '.join(several)}: intervals are over training seeds and people. Elsewhere o" if several else "O"
+        several = [
+            name for name, table in found.items() if any(len(seeds.points) > 1 for seeds in table["seeds"])
+        ]
+        over = (
+            f"{', '.join(several)}: intervals are over training seeds and people. Elsewhere o"
+            if several
+            else "O"
+        )
         ending = (
             f"{over}ne training seed: intervals are over people alone. Where a model is said to leak less or more, "
             f"Holm's p over its table is below {LEVEL}, too."

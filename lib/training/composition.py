@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,8 +29,11 @@ def chained(views: Sequence[View], photos: int, images: Tensor) -> Tensor:
     return groups[0] if len(groups) == 1 else torch.cat(groups)
 
 
-def criterion_of(defences: Sequence[Defence], recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
-    """The one criterion of a composition, else cross-entropy with the recipe's label smoothing.
+def criterion_of(
+    defences: Sequence[Defence], recipe: Recipe, photos: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The one criterion of a composition, else cross-entropy with the recipe's label smoothing; of what follows the
+    first ``photos`` rows cross-entropy in any case, where a defence that appends wants it.
 
     Raises:
         UserError: two defences define one.
@@ -39,10 +43,14 @@ def criterion_of(defences: Sequence[Defence], recipe: Recipe) -> Callable[[Tenso
         raise UserError(
             f"{own[0].name} and {own[1].name} both replace the loss; a composition can have one criterion"
         )
-    if own:
+    usual = partial(F.cross_entropy, reduction="none", label_smoothing=recipe.label_smoothing)
+    if not own:
+        return usual
+    if not any(defence.appends_cross_entropy for defence in defences):
         return own[0].criterion
-    smoothing = recipe.label_smoothing
-    return lambda logits, y: F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+    return lambda logits, y: torch.cat(
+        [own[0].criterion(logits[:photos], y[:photos]), usual(logits[photos:], y[photos:])]
+    )
 
 
 def watch(

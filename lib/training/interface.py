@@ -141,6 +141,9 @@ class Defence:
     criterion: Callable[[Tensor, Tensor], Tensor] | None = None
     """(logits fp32, labels) -> loss per sample; at most one member of a composition has one."""
 
+    appends_cross_entropy: bool = False
+    """Whether what :meth:`batch` appends is judged by the recipe's cross-entropy, whoever has another criterion."""
+
     def penalty(self, images: Tensor, labels: Tensor, taps: list[Tensor]) -> Tensor | float:
         """Added to the mean criterion; sees the m photos, no appended rows."""
         return 0.0

@@ -110,7 +110,7 @@ def train_classifier(
     used = dataclasses.replace(recipe, batch=batch)
     for defence in defences:
         optimiser = defence.optimise(optimiser, model, defences=defences, photos=len(images), recipe=used)
-    criterion = criterion_of(defences, recipe)
+    criterion = criterion_of(defences, recipe, batch)
     tapped, seen, hooks = watch(model, defences)
 
     step, first_epoch, history, kept = 0, 0, [], {}
