@@ -16,7 +16,7 @@ from matplotlib.collections import PathCollection
 from lib import results, statistics
 from lib.errors import UserError
 from lib.plots import strengths as draw
-from lib.reports import repeated, sweep, tuned
+from lib.reports import combination_report, repeated, sweep, tuned
 from lib.reports.workbook import Workbook
 from lib.run.plan import plan
 from lib.setups import Study, load_setup
@@ -220,6 +220,28 @@ def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
     assert saved.loc[saved["metric"] == "interaction", "value"].tolist() == [added[1]]
     assert "the longest training" in tuned.what_we_saw(both, {"Lengths": found})
     assert tuned.lengths(book).empty
+
+
+def test_a_partial_page_shows_what_is_made_and_says_what_is_not(
+    book: Workbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lib.reports.made.in_kernel", lambda: True)
+    more = with_models(
+        book, others=LINES, lengths=[1, 3], lengths_attack=LINES[0], repeated=["negls(-0.05)"],
+        repeated_seeds=[0, 1], combined=["re(0.1,0.2)+negls(-0.05)"],
+        strengths={**STRENGTHS, "LS": ["ls(0.1)"], "RE": ["re(0.1,0.2)", "re(0.1,0.3)"]},
+    )  # fmt: skip
+    sweep.measure(book)
+    part = dataclasses.replace(more, partial=True)
+    assert sweep.families(part) == {**STRENGTHS, "RE": ["re(0.1,0.2)"]}
+    assert list(sweep.families(more)) == [*STRENGTHS, "LS"], "whoever may train makes all"
+    assert "ppa eigenfaces quick on RE [.1, .3], LS .1." in capsys.readouterr().out
+    sweep.families(part)
+    assert not capsys.readouterr().out, "said once"
+    monkeypatch.setenv("MIDRE_CACHE", str(tmp_path))  # where nothing is made
+    assert sweep.families(part) == {} and tuned.others(part).empty and tuned.lengths(part).empty
+    assert repeated.measure(part).empty and combination_report.pairs(part) == {}
+    assert "Not made yet: ppa+eot2 eigenfaces quick on NoDef, RE [.1, .2]." in capsys.readouterr().out
 
 
 def test_the_plan_knows_every_point(book: Workbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

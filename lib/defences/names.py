@@ -12,6 +12,7 @@ network happens in that order.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -91,7 +92,12 @@ def applied(text: str, overrides: Overrides) -> dict[str, dict[str, Any]]:
 def constants(name: str) -> dict[str, Any]:
     """The defaults of a defence's keywords, from ``<name>.yaml`` beside it; empty without such a file."""
     path = Path(__file__).with_name(f"{name}.yaml")
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+    return dict(_constants(path, path.stat().st_mtime_ns)) if path.exists() else {}
+
+
+@functools.cache  # asked for with every name that is spelled
+def _constants(path: Path, _modified: int) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())
 
 
 def _same(value: Value, usual: Any) -> bool:

@@ -11,6 +11,7 @@ import pandas as pd
 from lib import attacks, statistics
 from lib.plots import label
 from lib.reports.attack_report import groups
+from lib.reports.made import made
 from lib.reports.tables import LEVEL, limits, p_value, percent, points
 from lib.reports.workbook import Workbook
 from lib.stages import success
@@ -21,7 +22,7 @@ P_VALUES = {"p": "same_steps", "p_verifier": "same_steps_verifier"}  # column ->
 
 def runs(book: Workbook) -> list[Attack]:
     """The study's adaptive attacks, with the plain attacks they are compared with."""
-    return book.listed_attacks(book.study.adaptive)
+    return made(book, book.listed_attacks(book.study.adaptive))
 
 
 def masks_of(attack: str) -> int:

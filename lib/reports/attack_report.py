@@ -9,6 +9,7 @@ import pandas as pd
 
 from lib import attacks, results
 from lib.plots import label
+from lib.reports.made import made
 from lib.reports.tables import limits, percent, points
 from lib.reports.workbook import Workbook
 from lib.stages import success
@@ -22,13 +23,13 @@ SAME = 1.05  # ratio of passes under which two budgets came to the same
 
 def runs(book: Workbook, *, white_box: bool) -> list[Attack]:
     """The study's compared attacks that see gradients, or those that do not."""
-    return _seeing(book.listed_attacks(book.study.compared), white_box)
+    return made(book, _seeing(book.listed_attacks(book.study.compared), white_box))
 
 
 def curve_runs(book: Workbook, *, white_box: bool) -> list[Attack]:
     """The same attacks on NoDef under smaller budgets, and under the compared one."""
     lines = [*book.study.curves, *book.study.compared]
-    return _seeing(book.listed_attacks(lines, ["none"]), white_box)
+    return made(book, _seeing(book.listed_attacks(lines, ["none"]), white_box))
 
 
 def _seeing(found: Sequence[Attack], gradients: bool) -> list[Attack]:

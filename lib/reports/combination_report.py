@@ -14,6 +14,7 @@ from lib.defences import parse, spell
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports import sweep
+from lib.reports.made import made
 from lib.reports.tables import limits, readable
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
@@ -39,7 +40,9 @@ def pairs(book: Workbook) -> dict[str, tuple[str, str]]:
                 f"{text!r}; list two defences joined with +"
             )
         found[text] = (terms[0], terms[1])
-    return found
+    names = dict.fromkeys(name for text, parts in found.items() for name in (text, *parts))
+    there = {run.defence for run in made(book, [sweep.attack_on(book, name) for name in names])}
+    return {text: parts for text, parts in found.items() if {text, *parts} <= there}
 
 
 def attacks(book: Workbook) -> list[Attack]:

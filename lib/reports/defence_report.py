@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lib import defences as registry
-from lib import plots
+from lib import plots, store
 from lib.data import Images
 from lib.models import build_classifier
 from lib.plots import label
+from lib.reports.made import made
 from lib.reports.workbook import Workbook
 from lib.runtime import device, generator
 from lib.setups import Setup
@@ -77,16 +78,23 @@ def page(text: str) -> str:
     return "\n\n".join(parts)
 
 
+def listed(book: Workbook) -> list[str]:
+    """The study's defences that have a page; of a partial book those that are trained."""
+    runs = [book.attack(text) for text in book.study.pages]
+    trained = made(book, runs, lambda run: store.exists(records.answers_stage(run.target_stage())))
+    return [run.defence for run in trained]
+
+
 def pages(book: Workbook) -> str:
-    """The pages of the study's listed defences, one after another."""
-    return "\n\n".join(page(text) for text in book.study.pages)
+    """The pages of the listed defences, one after another."""
+    return "\n\n".join(page(text) for text in listed(book))
 
 
 def diagnostics(book: Workbook) -> pd.DataFrame:
     """Train (or load) the listed defences, first training seed: columns ``defence, diagnostic, step, value``, a row
     an epoch."""
     rows = []
-    for text in book.study.pages:
+    for text in listed(book):
         training = records.answers_of(book.attack(text)).training
         names, history = list(training["diagnostics"]), training["history"]
         for entry in history:
@@ -135,7 +143,7 @@ def activity(book: Workbook, curves: pd.DataFrame) -> pd.DataFrame:
 
 def silent(book: Workbook, curves: pd.DataFrame) -> list[str]:
     """Listed defences of which a part did not act; controls that only change the recipe have nothing to show."""
-    return [text for text in book.study.pages if not _recipe_only(text) and not _acted(book, curves, text)]
+    return [text for text in listed(book) if not _recipe_only(text) and not _acted(book, curves, text)]
 
 
 def _acted(book: Workbook, curves: pd.DataFrame, text: str) -> bool:
@@ -161,7 +169,7 @@ def costs(book: Workbook) -> pd.DataFrame:
     passes). On random photos; pre-training is not in it."""
     setup = book.setup
     photos = _photos(setup)
-    names = list(dict.fromkeys(["none", *book.study.pages]))
+    names = list(dict.fromkeys(["none", *listed(book)]))
     saved = np.array([_saved(setup, name, photos) for name in names])
     seconds = np.array([[_seconds(setup, name, photos) for name in names] for _ in range(ROUNDS)])
     ratios = seconds / seconds[:, :1]

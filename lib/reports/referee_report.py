@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from lib.defences.names import Overrides
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.budget import curve_attacks
+from lib.reports.made import made
 from lib.reports.workbook import Workbook
 from lib.runtime import device
 from lib.stages import inversion, measures, records, success, targets
@@ -30,8 +32,12 @@ LOOKS = 16  # px
 
 
 def runs(book: Workbook) -> list[Attack]:
-    """The ensemble of the study on its compared models."""
-    return book.listed_attacks(book.study.referee, seeds=book.study.referee_seeds)
+    """The ensemble of the study on its compared models; on no model a part of it."""
+    listed = book.listed_attacks(book.study.referee, seeds=book.study.referee_seeds)
+    there = made(book, listed)
+    whole = Counter(run.defence for run in listed)
+    counted = Counter(run.defence for run in there)
+    return [run for run in there if counted[run.defence] == whole[run.defence]]
 
 
 def verdicts(book: Workbook) -> dict[str, Verdict]:

@@ -5,7 +5,7 @@ Models of ``repeated`` and NoDef are trained under all ``repeated_seeds`` and me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -13,6 +13,7 @@ from IPython.display import Markdown
 
 from lib import results
 from lib.reports import sweep, tuned
+from lib.reports.made import made
 from lib.reports.tables import seed_points
 from lib.reports.workbook import Workbook
 from lib.stages import success
@@ -22,41 +23,53 @@ from lib.statistics import Interval
 
 def attacks(book: Workbook) -> list[Attack]:
     """What :func:`measure` is made of, a training seed after the other."""
-    groups = _groups(book).values()
-    seeds = book.study.repeated_seeds
-    return [replace(run, training_seed=seed) for seed in seeds for runs in groups for run in runs.values()]
+    return [
+        replace(run, training_seed=seed)
+        for runs, seeds in _groups(book).values()
+        for seed in seeds
+        for run in runs.values()
+    ]
 
 
 def measure(book: Workbook) -> pd.DataFrame:
     """:func:`lib.reports.tuned.compare` over the training seeds, with ``by``: the attack and its prior. AttAcc of every
     seed and the differences to NoDef are saved as ``curves/<setup>__repeated``."""
     parts, rows = [], []
-    for by, runs in _groups(book).items():
+    for by, (runs, seeds) in _groups(book).items():
         others = [name for name in runs if name != "none"]
-        found = tuned.compare(book, runs, others, seeds=book.study.repeated_seeds).assign(by=by)
+        found = tuned.compare(book, runs, others, seeds=seeds).assign(by=by)
         parts.append(found)
-        rows += [row for point in found.to_dict("records") for row in _rows(book, runs, point)]
+        rows += [
+            row for point in found.to_dict("records") for row in _rows(runs[point["defence"]], seeds, point)
+        ]
     if not parts:
         return pd.DataFrame(columns=[*tuned.COLUMNS, "by"])
     results.save_curves(rows, f"{book.setup.name}__repeated")
     return pd.concat(parts, ignore_index=True)
 
 
-def _groups(book: Workbook) -> dict[str, dict[str, Attack]]:
-    """Attack and prior -> model, NoDef first, -> its run."""
+def _groups(book: Workbook) -> dict[str, tuple[dict[str, Attack], list[int]]]:
+    """Attack and prior -> model, NoDef first, -> its run; and the seeds. Of a partial book the seeds that NoDef is made
+    under, if there are two, and the models that are made under all of those."""
     study = book.study
     if not study.repeated:
         return {}
     models = list(dict.fromkeys(["none", *study.repeated]))
-    lines = {f"by {' '.join(line.split()[:2])}": line for line in study.repeated_attacks or [study.swept]}
-    return {
-        by: {run.defence: run for run in book.listed_attacks([line], models, book.attack_seeds[:1])}
-        for by, line in lines.items()
-    }
+    found = {}
+    for line in study.repeated_attacks or [study.swept]:
+        runs = book.listed_attacks([line], models, book.attack_seeds[:1])
+        there = {
+            seed: {run.defence for run in made(book, [replace(run, training_seed=seed) for run in runs])}
+            for seed in study.repeated_seeds
+        }
+        seeds = [seed for seed, names in there.items() if "none" in names]
+        kept = {run.defence: run for run in runs if all(run.defence in there[seed] for seed in seeds)}
+        if len(seeds) > 1 and len(kept) > 1:
+            found[f"by {' '.join(line.split()[:2])}"] = (kept, seeds)
+    return found
 
 
-def _rows(book: Workbook, runs: Mapping[str, Attack], point: dict[str, object]) -> list[dict[str, object]]:
-    run, seeds = runs[str(point["defence"])], book.study.repeated_seeds
+def _rows(run: Attack, seeds: Sequence[int], point: Mapping[str, object]) -> list[dict[str, object]]:
     rows = []
     for seed in seeds:
         one = replace(run, training_seed=seed)

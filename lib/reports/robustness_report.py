@@ -7,11 +7,12 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from lib import plots, results, statistics
+from lib import plots, results, statistics, store
 from lib.defences import canonical
 from lib.evaluation import identity_means
 from lib.plots import label
 from lib.reports import sweep
+from lib.reports.made import made
 from lib.reports.tables import limits, percent
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
@@ -28,7 +29,10 @@ def models(book: Workbook, kind: str = "evaded") -> list[Attack]:
     ``backdoored``, first training seed; none if none is listed."""
     listed = [canonical(name, book.setup.defences) for name in getattr(book.study, kind)]
     names = dict.fromkeys(["none", *listed] if listed else [])
-    return [sweep.attack_on(book, name) for name in names]
+    stage = {"evaded": robustness.evasion_stage, "backdoored": robustness.backdoor_stage}[kind]
+    return made(
+        book, [sweep.attack_on(book, name) for name in names], lambda attack: store.exists(stage(attack))
+    )
 
 
 # --- evasion ------------------------------------------------------------------------------------------

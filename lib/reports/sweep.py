@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from lib import plots, results, statistics
 from lib.errors import UserError
 from lib.plots import label
+from lib.reports.made import made
 from lib.reports.tables import percent
 from lib.reports.tradeoff_report import ALLOWED_LOSS
 from lib.reports.workbook import Workbook
@@ -29,14 +30,18 @@ WEAKER = "NoDef, weaker"  # the family that makes NoDef's own frontier
 
 
 def families(book: Workbook) -> dict[str, list[str]]:
-    """Family to its defences, weakest first; the reference ``none`` is strength 0 of all and is not listed.
+    """Family to its defences, weakest first; the reference ``none`` is strength 0 of all and is not listed. Of a
+    partial book those that are made.
 
     Raises:
         UserError: the study sweeps nothing.
     """
     if not book.study.strengths:
         raise UserError(f"study {book.study.setup}: expected `strengths` to sweep, got none; list them")
-    return book.study.strengths
+    listed = [attack_on(book, name) for names in book.study.strengths.values() for name in names]
+    there = {attack.defence for attack in made(book, listed)}
+    kept = {f: [name for name in names if name in there] for f, names in book.study.strengths.items()}
+    return {family: names for family, names in kept.items() if names}
 
 
 def attack_on(book: Workbook, defence: str) -> Attack:

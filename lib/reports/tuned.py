@@ -14,6 +14,7 @@ import pandas as pd
 from lib import results, statistics
 from lib.plots import label
 from lib.reports import sweep
+from lib.reports.made import made
 from lib.reports.tables import LEVEL, p_value, percent
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
@@ -58,14 +59,17 @@ def lengths(book: Workbook) -> pd.DataFrame:
     found = _grouped(book, groups)
     if found.empty:
         return found.assign(longer=None, moved=None)
-    leaks = {by: sweep.points(book, list(runs.values())).attack[0] for by, runs in groups.items()}
-    *_, longest = leaks
+    leaks = {
+        by: dict(zip(runs, sweep.points(book, list(runs.values())).attack[0], strict=True))
+        for by, runs in groups.items()
+    }
+    last = leaks[list(leaks)[-1]]
     longer = []
-    for by, runs in groups.items():
-        for i, _ in enumerate(runs):
+    for here in leaks.values():
+        for name in here:
             longer.append(None)
-            if i and by != longest:
-                four = (leaks[longest][0], leaks[longest][i], leaks[by][0], leaks[by][i])
+            if name != "none" and here is not last and name in last:
+                four = (last["none"], last[name], here["none"], here[name])
                 longer[-1] = statistics.interaction(*four, seed=measures.SEED)
     found = found.assign(
         longer=longer, moved=[_moved(run) for runs in groups.values() for run in runs.values()]
@@ -102,22 +106,24 @@ def _save(
 
 
 def _others(book: Workbook) -> dict[str, dict[str, Attack]]:
-    return {f"by {' '.join(line.split()[:2])}": _runs(book, line) for line in book.study.others}
+    groups = {f"by {' '.join(line.split()[:2])}": _runs(book, line) for line in book.study.others}
+    return {by: runs for by, runs in groups.items() if runs}
 
 
 def _lengths(book: Workbook) -> dict[str, dict[str, Attack]]:
     found = {}
     for multiple in book.study.lengths:
         steps = round(multiple * book.setup.target.recipe["steps"])
-        runs = _runs(book, book.study.lengths_attack)
-        found[f"after {steps} steps"] = {name: replace(run, multiple=multiple) for name, run in runs.items()}
-    return found
+        found[f"after {steps} steps"] = _runs(book, book.study.lengths_attack, multiple)
+    return {by: runs for by, runs in found.items() if runs}
 
 
-def _runs(book: Workbook, line: str) -> dict[str, Attack]:
-    """NoDef's first."""
+def _runs(book: Workbook, line: str, multiple: float | None = None) -> dict[str, Attack]:
+    """NoDef's first; none without it."""
     models = list(dict.fromkeys(["none", *book.study.met_defences]))
-    return {run.defence: run for run in book.listed_attacks([line], models, book.attack_seeds[:1])}
+    listed = book.listed_attacks([line], models, book.attack_seeds[:1])
+    runs = made(book, [replace(run, multiple=multiple) for run in listed])
+    return {run.defence: run for run in runs} if runs and runs[0].defence == "none" else {}
 
 
 def _grouped(book: Workbook, groups: Mapping[str, Mapping[str, Attack]]) -> pd.DataFrame:

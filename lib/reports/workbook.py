@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from lib.errors import UserError
 from lib.setups import Setup, Study, load_setup, load_study
 from lib.stages import measures, records, targets
 from lib.stages.inversion import Attack
+from lib.stages.progress import in_kernel
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Workbook:
     Attributes:
         setup: the world. study: the rest of what its study file says.
         defences, training_seeds, attack_seeds: what this run looks at.
+        partial: pages show what is made of the study's lists (:func:`lib.reports.made.made`).
     """
 
     setup: Setup
@@ -33,6 +36,7 @@ class Workbook:
     defences: tuple[str, ...]
     training_seeds: tuple[int, ...]
     attack_seeds: tuple[int, ...]
+    partial: bool = False
 
     @cached_property
     def world(self) -> World:
@@ -254,6 +258,11 @@ class Workbook:
         return self._read[stamp]
 
     @cached_property
+    def said(self) -> set[str]:
+        """What the notebook has said of what is not made."""
+        return set()
+
+    @cached_property
     def _read(self) -> dict[tuple, pd.DataFrame]:
         return {}
 
@@ -280,7 +289,8 @@ def open_workbook(
     training_seeds: Sequence[int] = (),
     attack_seeds: Sequence[int] = (),
 ) -> Workbook:
-    """The run that a notebook's parameters describe; empty lists mean what the setup's study says.
+    """The run that a notebook's parameters describe; empty lists mean what the setup's study says. In a notebook that
+    is not to train anything, of a study that is made step by step, it is ``partial``.
 
     Raises:
         UserError: unknown setup or defence, something to train with a given network, or a seed that is not a
@@ -304,7 +314,8 @@ def open_workbook(
             f"{world.name}: the target is a given network, so there is nothing to train: expected no defences and "
             f"at most one training seed, got {', '.join(chosen)} and {len(seeds[0])}; leave both empty"
         )
-    return Workbook(world, study, chosen, *seeds)
+    partial = study.stepwise and in_kernel() and os.environ.get("MIDRE_TRAIN") != "1"
+    return Workbook(world, study, chosen, *seeds, partial)
 
 
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:

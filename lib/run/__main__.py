@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument("--training-seeds", nargs="*", type=int, default=[])
     setup.add_argument("--attack-seeds", nargs="*", type=int, default=[])
     setup.add_argument("--notebooks", nargs="*", default=[], help="only these, such as 03 06")
+    setup.add_argument("--made", action="store_true", help="train nothing: show what is made so far")
     settle = command("settle", _settle, "try an attack's grid of constants on a throw-away target")
     settle.add_argument("setup")
     settle.add_argument("attacks", nargs="+", help="such as mirror brep")
@@ -78,7 +79,8 @@ def _setup(options: argparse.Namespace) -> int:
     from lib.run.plan import describe, plan
 
     book = open_workbook(options.setup, options.defences, options.training_seeds, options.attack_seeds)
-    print(describe(plan(book)))
+    if not options.made:
+        print(describe(plan(book)))
     if options.dry:
         return 0
     chosen = {
@@ -87,7 +89,9 @@ def _setup(options: argparse.Namespace) -> int:
         "attack_seeds": options.attack_seeds,
     }
     given = {key: value for key, value in chosen.items() if value}
-    made = run_setup(options.setup, given, names=options.notebooks, resume=True)
+    made = run_setup(
+        options.setup, given, names=options.notebooks, resume=not options.made, train=not options.made
+    )
     for path, seconds in made:
         print(f"  {path.stem:<24} {seconds:6.1f} s")
     print(f"read on in {os.path.relpath(run_dir(book.setup.name))}")

@@ -207,13 +207,19 @@ def run_setup(
     *,
     names: Sequence[str | int] = (),
     resume: bool = False,
+    train: bool = True,
     show: bool = True,
 ) -> list[tuple[Path, float]]:
-    """:func:`study_notebooks` (or those of ``names``) on one setup, into the ignored ``results/runs/<its name>/``."""
-    names = names or study_notebooks(setup)
-    folder = run_dir(name_of(setup))
+    """:func:`study_notebooks` (or those of ``names``) on one setup, into the ignored ``results/runs/<its name>/``;
+    without ``train`` on what is made so far."""
     return run_notebooks(
-        names, {"setup": setup, **(parameters or {})}, folder, results=folder, resume=resume, show=show
+        names or study_notebooks(setup),
+        {"setup": setup, **(parameters or {})},
+        folder := run_dir(name_of(setup)),
+        results=folder,
+        environment={} if train else {"MIDRE_TRAIN": "0"},
+        resume=resume,
+        show=show,
     )
 
 

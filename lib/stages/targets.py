@@ -174,7 +174,8 @@ def selection(setup: Setup, defence: str) -> dict[str, Any]:
         best = max(range(len(lengths)), key=lambda i: (scores[i], -lengths[i]))
         return {"validation_accuracy": torch.tensor(scores)}, {"multiple": lengths[best], "scores": scores}
 
-    return store.get(stage, make, seconds=_missing_seconds(setup, stage)).meta
+    seconds = 0.0 if store.exists(stage) else _missing_seconds(setup, stage)
+    return store.get(stage, make, seconds=seconds).meta
 
 
 def headline(setup: Setup, defence: str) -> float:

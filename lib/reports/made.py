@@ -1,0 +1,53 @@
+"""What of a study's lists a page can show: all of them, or, of a study that is made step by step, what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lib.plots import label
+from lib.reports.workbook import Workbook
+from lib.stages import success
+from lib.stages.inversion import Attack
+from lib.stages.progress import in_kernel
+from lib.store import Missing
+
+NAMED = 4  # models; of more their number is said
+
+
+def made(
+    book: Workbook, listed: Sequence[Attack], there: Callable[[Attack], bool] = success.is_there
+) -> list[Attack]:
+    """The listed attacks that a page is about: all, or, of a ``partial`` book, those that are ``there``. A notebook
+    says once what is left out."""
+    if not book.partial:
+        return list(listed)
+    kept = [attack for attack in listed if _is(attack, there)]
+    kept_ids = {id(attack) for attack in kept}
+    say(book, _named([attack for attack in listed if id(attack) not in kept_ids]))
+    return kept
+
+
+def say(book: Workbook, absent: str) -> None:
+    """In a notebook, once: that this is not made yet."""
+    if absent and absent not in book.said:
+        book.said.add(absent)
+        if in_kernel():
+            print(f"Not made yet: {absent}. `python -m lib.run batch {book.setup.name}` makes it.")
+
+
+def _is(attack: Attack, there: Callable[[Attack], bool]) -> bool:
+    try:
+        return there(attack)
+    except Missing:  # not even its training length is known
+        return False
+
+
+def _named(absent: Sequence[Attack]) -> str:
+    """Attacks in words, the models of each together."""
+    models: dict[str, dict[str, None]] = {}
+    for run in absent:
+        models.setdefault(f"{run.attack} {run.prior} {run.budget}", {})[label(run.defence)] = None
+    return "; ".join(
+        f"{line} on {', '.join(names) if len(names) <= NAMED else f'{len(names)} models'}"
+        for line, names in models.items()
+    )
