@@ -103,23 +103,10 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
-@contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """Same seed, same machine, equal bits: deterministic kernels, no autotuning."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
-
-
 def provenance() -> dict[str, str]:
     """What made a result: recorded beside every stage, never compared."""
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    command, revision = ["git", "describe", "--always", "--dirty"], ""
+    with contextlib.suppress(OSError):  # there may be no git
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        revision = found.stdout.strip()
     return {"torch": torch.__version__, "device": str(device()), "revision": revision or "unknown"}

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class Stage:
         )
         return json.loads(text)
 
-    @property
+    @cached_property
     def key(self) -> str:
         canonical = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
@@ -120,7 +121,13 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         if self.path is None or not self.path.exists():
             return None
-        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged file raises
+            about = " ".join(str(error).split())[:120]
+            raise UserError(
+                f"{self.path.name} is damaged ({about}); remove it with {self.removal} and start again"
+            ) from error
         return saved["state"] if saved.keys() == {"about", "state"} else saved
 
     def save(self, state: dict[str, Any] | Callable[[], dict[str, Any]], *, force: bool = False) -> bool:
@@ -128,7 +135,7 @@ class Checkpoint:
         if self.path is None or not (force or time.monotonic() - self._last >= self.every):
             return False
         content = {"about": self.about, "state": state() if callable(state) else state}
-        _write_aside(self.path, lambda aside: torch.save(content, aside))
+        write_aside(self.path, lambda aside: torch.save(content, aside))
         self._last = time.monotonic()
         return True
 
@@ -201,7 +208,7 @@ def put(
     folder = _writable(folder or cache_dir())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path = folder / f"{stage.stem}.safetensors"
-    _write_aside(path, lambda aside: save_file(tensors, aside))
+    write_aside(path, lambda aside: save_file(tensors, aside))
     document = {
         "stage": stage.identity,
         "label": stage.label,
@@ -210,7 +217,7 @@ def put(
         "meta": meta,
     }
     text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
-    _write_aside(path.with_suffix(".json"), lambda aside: aside.write_text(text + "\n"))
+    write_aside(path.with_suffix(".json"), lambda aside: aside.write_text(text + "\n"))
     return Artifact(tensors, meta, path)
 
 
@@ -331,7 +338,7 @@ def remove(pattern: str) -> list[str]:
                     "repeat. Nothing was removed"
                 ) from error
         for stem in names:
-            for path in cache_dir().glob(f"{stem}.*"):
+            for path in (*cache_dir().glob(f"{stem}.*"), *cache_dir().glob(f".{stem}.*.part")):
                 path.unlink()
     return [label or stem for stem, label in names.items()]
 
@@ -368,7 +375,12 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def _write_aside(path: Path, write: Callable[[Path], Any]) -> None:
+def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` make a file beside ``path``, then rename it.
+
+    Raises:
+        UserError: it could not be written; what was there stays.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(aside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -436,6 +437,11 @@ def test_bad_labels_are_refused(target: ToyTarget, prior: ToyPrior, labels: list
         ("gmi", {"momentum": 1.0}, "momentum"),
         ("gmi", {"clip": 0.0}, "clip"),
         ("gmi", {"realism": "vibes"}, "realism"),
+        ("ppa", {"milestones": 0.5}, "ppa budget: expected values of the kinds .*milestones: 0.5"),
+        ("ppa", {"crop_scale": 0.9}, "crop_scale: 0.9"),
+        ("ppa", {"prior_weight": "1e-3"}, "YAML reads 1e-3 as text"),
+        ("ifgmi", {"feature_steps": 5}, "feature_steps: 5"),
+        ("ppa", {"fast": "no"}, "fast: expected true or false, got 'no'"),
     ],
 )
 def test_bad_budgets_are_refused(name: str, values: dict[str, Any], message: str) -> None:
@@ -494,6 +500,14 @@ def test_attacks_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     registry._attacks.cache_clear()
     try:
         assert "dropped_in" in attacks.names()
+        for name in ("ppa", "MyAttack"):
+            (tmp_path / "dropped_too.py").write_text(
+                f"NAME = {name!r}\nclass Budget: pass\ndef invert(): pass\n"
+            )
+            sys.modules.pop("lib.attacks.dropped_too", None)
+            registry._attacks.cache_clear()
+            with pytest.raises(TypeError, match=f"dropped_too: expected a NAME of its own .* got '{name}'"):
+                attacks.names()
     finally:
         registry._attacks.cache_clear()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import CLASSES, DIM, SIZE, KilledError, ToyPrior, ToyTarget, confidence, equal
+from toys import CLASSES, DIM, NETWORKS, SIZE, KilledError, ToyPrior, ToyTarget, confidence, equal
 
 from lib import attacks
 from lib.attacks import brep, mirror_genetic, ppa
@@ -20,7 +20,9 @@ from lib.attacks.interface import Reconstructions
 from lib.attacks.mirror_genetic import Draws, MirrorGeneticBudget, breed, fittest, share_of_first
 from lib.attacks.oracle import Oracle, OracleAccess
 from lib.attacks.pspace import Box, to_p
+from lib.defences import build
 from lib.errors import UserError
+from lib.models import build_classifier
 from lib.runtime import generator
 from lib.store import Checkpoint
 
@@ -125,6 +127,20 @@ def test_an_oracle_counts_images_and_lets_no_gradient_through(
         torch.testing.assert_close(logits.softmax(1), said[:4].softmax(1))
     else:
         assert torch.equal(answer, said.argmax(1)) and torch.equal(logits.argmax(1), answer[:4])
+
+
+def test_an_oracle_leaves_a_random_defence_its_noise(prior: ToyPrior) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 16, 16)
+    for defence, same in (("none", True), ("mid(0.01)", False)):
+        model = build_classifier(NETWORKS["residual"], 3, 16)
+        for one in build(defence):
+            model = one.build(model)
+        oracle = Oracle(model.eval(), reveals="scores")
+        first, second = oracle.ask(images), oracle.ask(images)
+        assert torch.equal(first, second) is same
+        OracleAccess(oracle, prior).restart()
+        assert torch.equal(oracle.ask(images), first)
 
 
 @pytest.mark.parametrize("reveals", ["scores", "labels"])

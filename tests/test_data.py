@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib.data import Images, World, checks, load_world
+from lib.data import world as world_module
 from lib.data.archives import data_dir, dataset, unpack
 from lib.data.decode import decode, decode_all
 from lib.data.sources import digits, folder
@@ -97,6 +98,10 @@ def test_split_refuses_too_few_photos_and_impossible_fractions():
     for validation, test in ((0.5, 0.5), (0.0, 0.2), (0.1, 1.0)):
         with pytest.raises(UserError, match="fractions"):
             split_photos(people({"Ann": 9}), validation=validation, test=test, seed=0)
+    parts = split_photos(people({"Ann": 3}), validation=0.05, test=0.9, seed=0)
+    assert [len(part) for part in parts.values()] == [1, 1, 1], "one for each, whatever the fractions say"
+    with pytest.raises(UserError, match="shares .* sum to at most 1"):
+        cut_by_name(people({"Ann": 3}), {"near_public": 0.7, "verifier": 0.7}, seed=0)
 
 
 @settings(max_examples=25, deadline=None)
@@ -462,6 +467,21 @@ def test_a_world_of_ones_own_photos(tmp_path):
     assert checks.shared_people(world) == {"public": 0, "public_held_out": 0, "verifier": 0}
     again = load_world(folder_setup(tmp_path, private, public))
     assert torch.equal(again.train.pixels, world.train.pixels) and again.train.files == world.train.files
+
+
+def test_photos_that_come_to_a_folder_make_another_world(tmp_path, monkeypatch):
+    private = faces(tmp_path / "private", {"Ann": 4, "Bo": 4})
+    public = faces(tmp_path / "public", {"x": 8})
+    before = data_stage(folder_setup(tmp_path, private, public)).key
+    faces(private, {"Cy": 5})
+    world_module._files.cache_clear()  # as in another process
+    setup = folder_setup(tmp_path, private, public)
+    assert data_stage(setup).key != before and load_world(setup).train.names == ["Ann", "Bo", "Cy"]
+    monkeypatch.chdir(tmp_path)
+    relative = folder_setup(tmp_path, Path("private"), Path("public"))
+    key = data_stage(relative).key
+    monkeypatch.chdir(public)
+    assert data_stage(relative).key != key, "elsewhere it is another folder"
 
 
 def test_only_worlds_of_ones_own_photos_were_read_anew_when_orientation_came(tmp_path):

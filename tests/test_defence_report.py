@@ -47,6 +47,13 @@ def test_a_page_says_what_its_file_says() -> None:
     assert text.startswith("### RE [.1, .4] + NegLS -.05")
     assert "Source: Struppek" in text and "no lower bound" in text
     assert "Args" not in text and "Raises" not in text
+    assert "`re erased area`: mean fraction" in text and "`margin`: mean target-logit margin" in text
+    assert "With a curriculum also `re a h`" in text, "what it adds to what its base records"
+    whole = defence_report.page("atat(0.1)")
+    assert whole.endswith("the reverse of adversarial training."), "the paragraph on its source to its end"
+    assert "see `Bilateral`." in defence_report.page("bido_hsic(0.05,0.5)")
+    pages = [defence_report.page(usage) for usage in (*PAGES, "fe(0.5)", "bido_coco(1,50)", "dpsgd(8)")]
+    assert not any(":`" in text or "``" in text for text in pages)
 
 
 def test_every_listed_defence_shows_that_it_acts(book: Workbook) -> None:
@@ -71,6 +78,10 @@ def test_every_listed_defence_shows_that_it_acts(book: Workbook) -> None:
         ("RE [.1, .4]", "re erased area"),
         ("NegLS -.05", "alpha"),
     ]
+    flat = curves.assign(value=0.25 + 1e-6 * np.arange(len(curves)))
+    for ax in defence_report.diagnostic_figure(flat).axes:
+        low, high = ax.get_ylim()
+        assert high - low == pytest.approx(0.025, rel=1e-3) and low < 0.25 < high, "hardly moved: looks flat"
     pair = curves[curves["defence"] == "re(0.1,0.4)"].assign(defence="re(0.1,0.4)+negls(-0.05)")
     both = defence_report.diagnostic_figure(pd.concat([curves, pair]))
     shown = [ax for ax in both.axes if "re erased area" in ax.get_ylabel()]

@@ -15,6 +15,8 @@ from lib.results import PUBLISHED
 from lib.run import notebooks, publish
 from lib.run.notebooks import NOTEBOOKS, NotebookError, run_notebook, run_notebooks
 from lib.runtime import ROOT
+from lib.setups.schema import FOLDER
+from lib.store import Stage
 
 SOURCES = sorted(NOTEBOOKS.glob("*.ipynb"))
 COMMON = {"setup", "defences", "training_seeds", "attack_seeds"}
@@ -257,6 +259,24 @@ def test_resume_skips_only_an_equal_run(workshop):
     assert output.stat().st_mtime_ns == first
     run_notebook("01", {"seeds": [5]}, output, results=workshop, resume=True)
     assert output.stat().st_mtime_ns > first
+    assert not notebooks.is_partial(output)
+    run_notebook(
+        "01", {"seeds": [5]}, output, results=workshop, environment={"MIDRE_TRAIN": "0"}, resume=True
+    )
+    assert notebooks.is_partial(output), "what is made so far is no complete run"
+
+
+def test_a_run_depends_on_its_setup_and_photos(workshop, tmp_path, monkeypatch):
+    path, source = tmp_path / "mine.yaml", notebooks.notebook_path("01")
+    content = (FOLDER / "digits.yaml").read_text()
+    path.write_text(content)
+    key = notebooks._run_key(source, {"setup": str(path)}, {})
+    assert notebooks._run_key(source, {"setup": str(path)}, {}) == key
+    path.write_text(content.replace("image_size: 32", "image_size: 16"))
+    assert notebooks._run_key(source, {"setup": str(path)}, {}) != key
+    path.write_text(content)
+    monkeypatch.setattr(notebooks, "data_stage", lambda _: Stage("data", "other photos", {}))
+    assert notebooks._run_key(source, {"setup": str(path)}, {}) != key
 
 
 def test_without_a_terminal_each_finished_notebook_is_one_line(workshop, capfd):
@@ -284,6 +304,11 @@ def test_publish_needs_a_complete_run_and_copies_by_kind(workshop, tmp_path, mon
     ]:
         (run / relative).parent.mkdir(parents=True, exist_ok=True)
         (run / relative).write_text(relative)
+    monkeypatch.setattr(publish, "is_partial", lambda path: path.stem.startswith("01"))
+    with pytest.raises(UserError, match="missing 01_sum.ipynb; make run"):
+        publish.publish("tiny")
+    assert publish.publish("tiny", partial=True)
+    monkeypatch.setattr(publish, "is_partial", lambda _: False)
     publish.publish("tiny")
     written = {
         p.relative_to(tmp_path / "published").as_posix() for p in (tmp_path / "published").rglob("*.*")

@@ -142,6 +142,8 @@ def test_erasing_figures(rng):
     ax = P.exposure_against_error(exposure, {"re(0.1,0.4)": 2 * exposure, "none": 0 * exposure}, bins=4)
     np.testing.assert_allclose(ax.lines[1].get_ydata(), 2 * ax.lines[1].get_xdata())
     assert len(ax.lines) == 2 and legend(ax) == ["NoDef", "RE [.1, .4]"]
+    assert "4 of equal count; band: their middle half" in ax.get_xlabel()
+    assert [group.tolist() for group in P.by_exposure([[3, 0], [1, 2]], 2)] == [[1, 2], [3, 0]]
 
 
 def test_learning_curves(rng):
@@ -273,7 +275,7 @@ def test_costs_stand_at_their_true_places():
     frame = pd.DataFrame(
         {
             "attack": ["brep\neigenfaces"] * 3,
-            "model": ["NoDef", "RE [.1, .4]", "RE [.1, .8]"],
+            "defence": ["none", "re(0.1,0.4)", "re(0.1,0.8)"],
             "passes": [200.0, 200.0, 250.0],
             "value": [0.5, 0.4, 0.3],
             "low": [0.4, 0.3, 0.2],
@@ -282,9 +284,19 @@ def test_costs_stand_at_their_true_places():
     )
     ax = P.attack_costs(frame, x_label="queries", y_label="AttAcc")
     drawn = [bars[0].get_xdata().tolist() for bars in ax.containers]
-    assert drawn == [[200.0], [200.0], [250.0]], "beside each other on the page, not in the numbers"
+    assert drawn == [[200.0], [200.0], [250.0]]
     shown = [bars[0].get_transform().transform((200.0, 0.5))[0] for bars in ax.containers]
-    assert shown[0] < shown[1] < shown[2]
+    assert shown[0] == shown[1] == shown[2], "nothing is moved along an axis that says how much"
+    sizes = [bars[0].get_markersize() for bars in ax.containers]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3, "of equal points all are seen"
+    assert len({bars[0].get_color() for bars in ax.containers}) == 3
+    assert {bars[0].get_marker() for bars in ax.containers} == {"o"}, "one attack, one marker"
+    legends = [[text.get_text() for text in found.get_texts()] for found in ax.artists]
+    assert legends == [["NoDef", "RE [.1, .4]", "RE [.1, .8]"], ["brep, eigenfaces"]]
+    ax.figure.draw_without_rendering()
+    boxes = [found.get_window_extent() for found in ax.artists]
+    assert all(box.y0 >= 0 and box.y1 < ax.get_window_extent().y0 for box in boxes), "below, and on the page"
+    assert boxes[0].x1 < boxes[1].x0 and ax.get_position().width > 0.8
     assert ax.get_xlim()[0] < 200 and ax.get_xlim()[1] > 250
 
 

@@ -25,6 +25,8 @@ def test_estimated_exposure_agrees_with_the_exact_one_and_a_wrong_law_does_not()
     table = erasing_report.exposure_table(laws, maps, draws=4000)
     assert (table["off"] < erasing_report.ERRORS).all()
     assert table.loc["re", "centre"] > 5 * table.loc["re", "corner"]
+    shown = erasing_report.shown(table.assign(off=[np.nan, 2.5]))
+    assert list(shown["off"]) == ["", "2.500"] and shown.loc["re", "mean area"].startswith("0.2")
     wrong = erasing_report.exposure_table(
         {"re": ErasingLaw(scale=(0.1, 0.5))}, {"re": maps["re"]}, draws=4000
     )
@@ -98,7 +100,7 @@ def test_what_a_defence_costs_in_words_and_in_the_title(book):
     table = cost(re=Interval(-0.01, -0.03, 0.01, 62), fe=Interval(-0.2, -0.25, -0.15, 62))
     large = open_workbook("lfw64", ["none", "re(0.1,0.4)", "fe(0.5)"], [0], [0])
     first, second = training_report.finding(large, table).splitlines()
-    assert "no difference seen. (Could detect 4.0 points.)" in first and "lower" in second
+    assert "no difference established. (Could detect 4.0 points.)" in first and "lower" in second
     plots.theme()
     assert training_report.cost_figure(large, table).get_title(loc="left") == "1 of 2 defences costs accuracy"
     assert training_report.finding(book, table).count("too small to conclude") == 2
@@ -160,7 +162,7 @@ def test_the_nearer_prior_is_named_only_when_the_groups_agree():
     assert "stylegan is nearer" in text and "no sign of memorising" in text
     close = quality({"eigenfaces": 0.2, "stylegan": 0.2})
     close.groups["stylegan"]["kid"] = close.groups["stylegan"]["kid"][::-1]
-    assert "no difference seen" in prior_quality.quality_sentence(close, conclusive=True)
+    assert "no difference established" in prior_quality.quality_sentence(close, conclusive=True)
     assert "Too small to conclude" in prior_quality.quality_sentence(close, conclusive=False)
     copies = quality({"eigenfaces": 0.5, "stylegan": 0.2}, nearer=0.7)
     assert "memorises" in prior_quality.quality_sentence(copies, conclusive=True)

@@ -147,7 +147,13 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     saved = results.load_curves("*protection*", folder=results.output_dir("tiny"))
     assert len(saved) == 3 and set(saved["defence"]) == {"re(0.1,0.4)"}
     assert saved["value"][0] == pytest.approx(defended["protection"].difference.value, abs=1e-6)
-    assert {"gain over prior samples", "NoDef minus model"} <= set(attack_report.shown(table))
+    assert {
+        "gain over prior samples",
+        "NoDef minus model",
+        "passes per person",
+        "seconds per person",
+        "peak MB of the process",
+    } <= set(attack_report.shown(table))
     trials = attack_report.curve_runs(book, white_box=True)
     assert {run.defence for run in trials} == {"none"} and {run.budget for run in trials} == {
         "quick",
@@ -225,6 +231,11 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     said = adaptive_report.what_we_saw(large, sure)
     assert "Established by the verifier: stronger: none; weaker: none." in said
     assert f"over the {len(tried)} comparisons" in said and "ppa+re_prior (" in said
+    for sign, lead in ((1, "best is"), (-1, "no ingredient exceeds the plain attack; the closest is")):
+        found = Interval(sign * 0.05, -0.2, 0.2, 3)
+        moved = [one and dataclasses.replace(one, difference=found) for one in sure["same_steps"]]
+        said = adaptive_report.what_we_saw(large, sure.assign(same_steps=moved))
+        assert said.count(f": {lead} ppa") == 2 and said.count(f"{100 * found.value:+.1f} points") >= 2
 
 
 def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,8 +281,11 @@ def test_constants_are_settled_by_the_throw_away_target(
     monkeypatch.setattr(settle, "rank", lambda *_, **__: pytest.fail("a trial was repeated"))
     again = settle.settle(book.setup, "ppa")
     assert again["target_confidence"].tolist() == pytest.approx(table["target_confidence"].tolist(), abs=1e-4)
+    fewer = copy.deepcopy(book.setup.grids)
+    fewer["ppa"]["learning_rate"] = fewer["ppa"]["learning_rate"][:1]
+    assert len(settle.settle(dataclasses.replace(book.setup, grids=fewer), "ppa")) == 1
     shown = settle.tried(book.setup)
-    assert len(shown) == 2 and not shown["chosen"].any(), "the setup has a third value"
+    assert len(shown) == 2 and not shown["chosen"].any(), "the setup has a third value, and no trial is lost"
     settled = copy.deepcopy(book.setup.attacks)
     settled["ppa"]["quick"]["learning_rate"] = 0.2
     shown = settle.tried(dataclasses.replace(book.setup, attacks=settled)).set_index("constants")

@@ -203,7 +203,7 @@ def test_sentence_follows_the_numbers():
     for fact in ("lfw64", "90.0 % [85.0, 95.0]", "50.0 % [40.0, 60.0]", "n = 62"):
         assert fact in sentence(apart, **options)
     overlapping = pd.DataFrame([ROW, {**erased(), "high": 0.86}])
-    assert "no difference seen" in sentence(overlapping, **options)
+    assert "no difference established" in sentence(overlapping, **options)
     assert sentence(apart.assign(setup="digits"), **options).endswith("too small to conclude.")
     assert sentence(apart.assign(n=5), **options).endswith("too small to conclude.")
     with pytest.raises(UserError, match="expected one result for .*defence=fe"):
@@ -217,7 +217,7 @@ def test_difference_and_advantage_need_an_interval_that_excludes_zero():
         )
 
     assert difference(-0.3, -0.4, -0.2).endswith("-30 points [-40, -20]: lower.")
-    assert difference(0.1, -0.1, 0.3).endswith("no difference seen.")
+    assert difference(0.1, -0.1, 0.3).endswith("no difference established.")
     assert difference(-0.3, -0.4, -0.2, setup="digits").endswith("too small to conclude.")
 
     def advantage(*bounds, n=62, **more):

@@ -225,17 +225,17 @@ def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
     evaded, opened, told = report.evasion(book), report.backdoor(book), report.members(book)
     assert len(evaded) == 3 * (1 + 2 + 2 + 1)
     clean = evaded[(evaded["attack"] == "clean") & (evaded["defence"] == "none")].iloc[0]
-    assert clean["difference"] is None and clean["robust"].n == 3
+    assert clean["compared"] is None and clean["robust"].n == 3
     row = evaded[(evaded["attack"] == "pgd") & (evaded["defence"] == "fe(0.5)")].iloc[0]
     base = evaded[(evaded["attack"] == "pgd") & (evaded["defence"] == "none")].iloc[0]
-    assert row["difference"].value == pytest.approx(row["robust"].value - base["robust"].value)
+    assert row["compared"].difference.value == pytest.approx(row["robust"].value - base["robust"].value)
     low, high = (statistics.Interval(v, v, v, 3) for v in (0.1, 0.9))
     for smaller, larger, holds in ((high, low, True), (low, high, False), (low, low, True)):
         made = [larger if radius == 32 else smaller for radius in evaded["radius"]]
         assert report.nested(evaded.assign(robust=made)) is holds, "more may not stand within a larger radius"
     assert (
         list(opened["place"]) == ["corner", "centre"] * 2
-        and opened["difference"].isna().tolist() == [True] * 2 + [False] * 2
+        and opened["compared"].isna().tolist() == [True] * 2 + [False] * 2
     )
     answers = records.answers(book.setup, "none", 0)
     expected = membership(
@@ -291,6 +291,17 @@ def test_the_words_follow_the_numbers(book: Workbook) -> None:
     assert "no relation is established" in correlation.sentence(large, unsure)
     few = sure | {"points": points[:4]}
     assert "too few models" in correlation.sentence(large, few), "people are many, models are not"
+
+
+def test_a_model_differs_by_its_interval_and_by_holms_p() -> None:
+    person = np.arange(40)
+    sure, unsure, same = (person % 2 < 1) * 1.0, (person < 6) * 1.0, np.zeros(40)
+    rows = pd.DataFrame({"defence": ["rolss", "negls(-0.05)", "ls(0.1)"]})
+    rows["compared"] = [statistics.compare_paired(same, there, seed=0) for there in (sure, unsure, same)]
+    alone = rows.iloc[[1]]
+    assert "lower for NegLS" in report._sorted(alone) and rows["compared"][1].p_value < 0.05
+    said = report._sorted(rows)
+    assert said.startswith("lower for RoLSS") and "no difference established for NegLS" in said
 
 
 def test_correlations_are_numpys_and_empty_where_nothing_varies() -> None:

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import shutil
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,16 @@ def test_a_batch_makes_what_is_missing_and_goes_on_after_a_failure(
     assert [len(unit) for unit in batch.missing(lean)] == [2], "only what failed is left"
     with pytest.raises(UserError, match="at least one worker"):
         batch.make(lean, workers=0)
+
+
+def test_a_process_that_dies_is_a_failure_and_not_the_end() -> None:
+    done: Future = Future()
+    done.set_exception(BrokenProcessPool())
+    ((line, failed),) = batch._lines(done)
+    assert failed and "fewer --workers" in line
+    done = Future()
+    done.set_result([("made", False)])
+    assert batch._lines(done) == [("made", False)]
 
 
 def test_keeping_attacks_nobody_for_a_record_that_is_missing(

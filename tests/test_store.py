@@ -17,6 +17,7 @@ import torch
 
 from lib import store
 from lib.errors import UserError
+from lib.runtime import provenance
 from lib.stages import zoo
 from lib.store import Checkpoint, Stage
 
@@ -491,6 +492,14 @@ def test_checkpoints_are_throttled_and_read_as_data_only(tmp_path):
     with pytest.raises(Exception, match=r"(?i)weights.only"):
         checkpoint.load()
     assert not (tmp_path / "executed").exists()
+    checkpoint.path.write_bytes(b"half a file")
+    with pytest.raises(UserError, match="c.checkpoint is damaged .* remove it with .*cache rm"):
+        checkpoint.load()
+
+
+def test_without_git_a_stage_is_made_all_the_same(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["revision"] == "unknown"
 
 
 def test_durations_are_readable():

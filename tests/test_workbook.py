@@ -30,14 +30,14 @@ from lib.reports import (
 )
 from lib.reports.advantages import advantages
 from lib.reports.feature_words import answers
-from lib.reports.tables import pivot, readable
+from lib.reports.tables import pivot, points, readable
 from lib.reports.workbook import Workbook, open_workbook, slug
 from lib.results.schema import check
 from lib.run import notebooks, publish
 from lib.run.plan import plan
 from lib.setups import load_setup
 from lib.setups.schema import FOLDER
-from lib.stages import inversion, measures, targets
+from lib.stages import inversion, measures, success, targets
 from lib.stages.inversion import Attack
 from lib.statistics import Interval
 from lib.training import train_classifier
@@ -369,7 +369,13 @@ def test_evaluation_pages_agree_with_each_other(book, measured):
         "advantage",
     }
     table = tradeoff_report.comparison_table(comparisons)
-    assert table.loc["none", "the paper's ratio"].startswith("undefined")
+    itself = ["utility difference", "privacy gain", "P(dominates NoDef)", "the paper's ratio"]
+    assert set(table.loc["none", itself]) == {""} and "" not in set(table.loc["re(0.1,0.4)", itself])
+    assert "points" in table.loc["none", "advantage"], "how well the frontier fits"
+    ceilings = evaluation_report.ceilings(book)
+    assert {"evaluator accuracy", "verifier match rate"} <= set(
+        ceilings["metric"]
+    ) and "panel 1" in ceilings.index
     checks = evaluation_report.checks(book, measured, comparisons)
     assert "False" not in checks and "comparisons: (6, 3)" in checks
     frame = tradeoff_report.tradeoff_frame(book)
@@ -448,7 +454,10 @@ def test_budgets_grow_and_equal_ones_count_once(book, measured):
     assert passes["sweep"] < passes["headline"] and set(curve.curve) == {"attack_budget"}
     saved = results.load_curves("attack-budget__*", folder=results.output_dir("digits"))
     assert tuple(saved.columns) == results.CURVE_COLUMNS and len(saved) == len(curve) == 2 * len(budget.SHOWN)
-    assert "too small to conclude" in budget.curve_sentence(book, curve)
+    text = budget.curve_sentence(book, curve)
+    assert "too small to conclude" in text and text.index("(sweep, ") < text.index("(headline, ")
+    added = success.compare(*(success.measure([run]) for run in reversed(runs))).difference
+    assert f"The last step adds {points(added)}" in text
     table = budget.rival_table(book)
     models = ("NoDef", "RE [.1, .4]")
     assert list(table.index) == [("ppa", "eigenfaces", "sweep", model) for model in models]
@@ -461,7 +470,7 @@ def test_the_feature_report_measures_claims_and_says_too_small(book, space):
     assert len(sets.sets["private_erased"][0]) == 4 * len(sets.sets["private_train"][0])
     claims = feature_report.claims(report)
     counts = claims[claims.defence != "none"].groupby("claim").size().to_dict()
-    assert counts == {"away": 3, "separated": 7, "towards": 6, "towards_more": 1}
+    assert counts == {"away": 3, "away_more": 3, "separated": 7, "towards": 6, "towards_more": 1}
     votes = feature_report.votes(report).map(lambda interval: interval.value)
     more = claims[claims.claim == "towards_more"].iloc[0].interval.value
     law = votes.loc["re(0.1,0.4)"]["reconstructions"]
@@ -483,6 +492,41 @@ def test_feature_words_follow_the_interval_and_its_direction(book, space):
         ]
         text = answers(report, claims.assign(interval=fixed))
         assert text.count(f"**{expected}**") == 4, expected
+
+
+def test_farther_counts_only_beyond_a_weaker_attack(book, space):
+    claims, report = feature_report.claims(space), replace(space, book=conclusive(book))
+    knn = claims[claims.measure == "knn_distance"].set_index(["defence", "claim"])["interval"]
+    away, alone = (knn[name, "away"].value for name in ("re(0.1,0.4)", "none"))
+    assert knn["re(0.1,0.4)", "away_more"].value == pytest.approx(away - alone)
+    for beyond, expected in (
+        (0.1, "not established"),
+        (0.3, "yes"),
+        (-0.3, "no, less far than a weaker attack"),
+    ):
+        values = [(beyond if claim == "away_more" else 0.4) for claim in claims.claim]
+        fixed = [Interval(value, value - 0.2, value + 0.2, 62) for value in values]
+        (line,) = [s for s in answers(report, claims.assign(interval=fixed)).splitlines() if "farther" in s]
+        assert f"{expected}" in line.split("**")[1], line
+        assert f"alone +0.40 [+0.20, +0.60], the model beyond it {beyond:+.2f}" in line
+        assert beyond == 0.3 or not line.split("**")[1].startswith("yes")
+
+
+def test_claims_are_printed_in_favour_when_positive(space):
+    claims = feature_report.claims(space)
+    fixed = [Interval(sign * 0.3, sign * 0.3 - 0.1, sign * 0.3 + 0.2, 62) for sign in claims.supports]
+    table = feature_report.claim_table(claims.assign(interval=fixed))
+    cells = set(table["RE [.1, .4]"])
+    assert cells == {"+0.30 [+0.20, +0.50]", "+0.30 [+0.10, +0.40]"}, (
+        "where the sign is turned, so are the ends"
+    )
+    assert (
+        "towards_more" not in str(table) and ("more so than under NoDef", "nearest-set vote") in table.index
+    )
+    control = table["NoDef, weaker attack"]
+    assert [claim for (claim, _), cell in control.items() if cell] == [
+        "farther from private than under NoDef"
+    ] * 3
 
 
 def test_a_fixed_place_is_erased_once_a_photo(book, measured):
@@ -545,8 +589,26 @@ def test_places_are_compared_person_by_person(book, measured):
     (difference,) = compared[compared.metric == "AttAcc, main"].comparison
     assert difference.difference.value == pytest.approx((own["re(0.1,0.4)"] - own["none"]).mean())
     assert "Too small to conclude" in ablations.difference_lines(book, compared)
-    error = ablations.error_map(book, book.attack("none"))
-    assert error.shape == (16, 16) and 0 <= float(error.min()) and float(error.max()) <= 1
+    error = ablations.error_maps(book, book.attack("none"))
+    assert error.shape == (3, 16, 16) and 0 <= float(error.min()) and float(error.max()) <= 1
+
+
+@pytest.mark.parametrize(("slope", "answer"), [(0.3, "Yes"), (0.1, "No"), (0.2, "Not established")])
+def test_what_the_attack_misses_is_read_against_nodef(book, slope, answer):
+    exposure = torch.linspace(0, 1, 64).view(8, 8)
+    noise = 0.01 * torch.randn(20, 1, 1, generator=torch.Generator().manual_seed(0))
+    errors = {"none": 0.2 * exposure.expand(20, 8, 8), "fe(0.5)": (slope + noise) * exposure}
+    found = ablations.misses("fe(0.5)", exposure, errors, bins=4)
+    apart = float(exposure.flatten()[-16:].mean() - exposure.flatten()[:16].mean())
+    assert found.control.value == pytest.approx(0.2 * apart)
+    assert found.difference.value == pytest.approx(found.own.value - found.control.value)
+    assert f"NoDef {found.control.value:+.3f}" in ablations.misses_title(found)
+    assert ablations.misses_sentence(conclusive(book), found).startswith(f"**{answer}")
+    assert "Too small to conclude" in ablations.misses_sentence(book, found)
+    assert ablations.misses("fe(0.5)", torch.full((8, 8), 0.5), errors) is None
+    assert "equally often" in ablations.misses_title(None) and "equally often" in ablations.misses_sentence(
+        book, None
+    )
 
 
 # --- the plan, and what is shown ----------------------------------------------------------------------
@@ -576,12 +638,22 @@ def test_shown_tables():
     frame = pd.DataFrame(
         {
             "gain": [Interval(0.1, -0.05, 0.25, 9)],
+            "shift": [Interval(0.1, -0.05, 0.25, 9)],
+            "unknown": [Interval(math.nan, math.nan, math.nan, 9)],
             "distance": [Interval(1.5, 1.0, 2.0, 9)],
             "verdict": [statistics.verdict(Interval(0.1, 0.05, 0.2, 9))],
         }
     )
-    (row,) = readable(frame, plain=["distance"], signed=["gain"]).to_dict("records")
-    assert row == {"gain": "+10.0 % [-5.0, +25.0]", "distance": "1.500 [1.000, 2.000]", "verdict": "RE helps"}
+    shown = readable(frame, plain=["distance", "shift"], signed=["gain", "shift", "unknown"])
+    assert shown.to_dict("records") == [
+        {
+            "gain": "+10.0 points [-5.0, +25.0]",
+            "shift": "+0.100 [-0.050, +0.250]",
+            "unknown": "undefined",
+            "distance": "1.500 [1.000, 2.000]",
+            "verdict": "RE helps",
+        }
+    ]
 
 
 def test_pivot_joins_seeds_and_keeps_the_order(book, measured):

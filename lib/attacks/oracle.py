@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -61,11 +62,18 @@ class Oracle:
                 "spend less (fewer steps, a smaller pool)"
             )
         self.queries += len(images)
-        with frozen(self.__target), torch.inference_mode():
+        # entering evaluation mode begins a random defence's noise anew, so that is done where it is due, not per query
+        training = any(module.training for module in self.__target.modules())
+        with frozen(self.__target) if training else contextlib.nullcontext(), torch.inference_mode():
             images = images.detach().contiguous(memory_format=torch.channels_last)
             logits = self.__target(images).float()
             answer = logits.softmax(1) if self.reveals == "scores" else logits.argmax(1)
         return answer.clone()  # an inference tensor could not enter autograd later
+
+    def restart(self) -> None:
+        """As :meth:`lib.attacks.access.Access.restart`, of what answers."""
+        if hasattr(self.__target, "restart"):
+            self.__target.restart()
 
 
 class OracleAccess(Access):

@@ -73,7 +73,20 @@ class Attack:
         for key in values:
             if key not in known:
                 raise UserError(f"{self.name} budget: unknown key {key!r}; known are {', '.join(known)}")
-        return self.Budget(**values)
+        if not isinstance(values.get("fast", False), bool):
+            raise UserError(
+                f"{self.name} budget fast: expected true or false, got {values['fast']!r}; correct it"
+            )
+        try:
+            return self.Budget(**values)
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:  # a text, a list or nothing where a number belongs
+            given = ", ".join(f"{key}: {value!r}" for key, value in values.items())
+            raise UserError(
+                f"{self.name} budget: expected values of the kinds that its defaults have, got {{{given}}} ({error}); "
+                "correct the setup (YAML reads 1e-3 as text, 1.0e-3 as a number)"
+            ) from error
 
 
 @cache
@@ -82,6 +95,10 @@ def _attacks() -> dict[str, Attack]:
     for entry in pkgutil.iter_modules(lib.attacks.__path__):
         module = importlib.import_module(f"lib.attacks.{entry.name}")
         if all(hasattr(module, member) for member in ("NAME", "Budget", "invert")):
+            if module.NAME in found or not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", module.NAME):
+                raise TypeError(
+                    f"{module.__name__}: expected a NAME of its own in snake_case, got {module.NAME!r}; change it"
+                )
             found[module.NAME] = Attack(
                 module.NAME,
                 module.Budget,

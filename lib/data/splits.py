@@ -50,7 +50,7 @@ def split_photos(images: Images, *, validation: float, test: float, seed: int) -
                 f"{name}: expected at least 3 photos (train, validation, test), found {len(where)}"
             )
         where = where[torch.randperm(len(where), generator=generator(seed, "split", name))]
-        tests = max(1, round(test * len(where)))
+        tests = min(max(1, round(test * len(where))), len(where) - 2)
         validations = min(max(1, round(validation * len(where))), len(where) - tests - 1)
         parts["test"].append(where[:tests])
         parts["validation"].append(where[tests : tests + validations])
@@ -60,9 +60,17 @@ def split_photos(images: Images, *, validation: float, test: float, seed: int) -
 
 def cut_by_name(images: Images, shares: dict[str, float], *, seed: int) -> dict[str, Images]:
     """Cut people (not photos) into disjoint sets by a hash of their name, so that the cut of one person
-    never depends on who else is there."""
+    never depends on who else is there.
+
+    Raises:
+        UserError: shares that are more than all.
+    """
     if not shares:
         return {}
+    if min(shares.values()) < 0 or sum(shares.values()) > 1 + 1e-9:
+        raise UserError(
+            f"data.others: expected shares of at least 0 that sum to at most 1, got {shares}; lower them"
+        )
     edges, total = {}, 0.0
     for name, share in shares.items():
         edges[name] = (total, total := total + share)

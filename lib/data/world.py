@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -39,10 +41,25 @@ class World:
 
 def data_stage(setup: Setup) -> Stage:
     """Version 2 turns photos upright and keeps dark 16-bit ones dark. The known data sets have neither kind
-    and stay at version 1, so that nothing made from them is orphaned."""
+    and stay at version 1, so that nothing made from them is orphaned. Of one's own folders the names and sizes of
+    all files count: other photos make another stage."""
     params = {"setup": setup.name, "size": setup.image_size, **store.essentials(setup.data)}
-    own = "folder" in (setup.data.private.source, setup.data.public.source)
+    own = [s for s in (setup.data.private, setup.data.public) if s.source == "folder"]
+    if own:
+        paths = [Path(source.path).expanduser().resolve() for source in own if source.path]
+        params["files"] = [_files(str(path)) for path in paths]
     return Stage("data", f"{setup.name} photos", params, version=2 if own else 1)
+
+
+@cache  # looked at once by a process: keys are asked for thousands of times
+def _files(folder: str) -> str:
+    """Hash of the names and sizes of what is in a folder, however deep."""
+    found = sorted(
+        (path.relative_to(folder).as_posix(), path.stat().st_size)
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    )
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 def load_world(setup: Setup) -> World:

@@ -79,6 +79,6 @@ class RandomErasing(Erasing):
         return self.draw(images, index, generator)
 
     def diagnostics(self) -> dict[str, float]:
-        """``re_erased_area`` and, with a curriculum, ``re_a_h``: the upper bound of the last epoch."""
+        """With a curriculum also ``re_a_h``: the upper bound of the last epoch."""
         grown = {"re_a_h": self.law.scale[1]} if self.curriculum else {}
         return {**super().diagnostics(), **grown}

@@ -7,6 +7,7 @@ import inspect
 import math
 import pkgutil
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +23,12 @@ _NOT_DEFENCES = ("names", "registry")
 
 def names() -> list[str]:
     """The defences there are: the modules of this package, sorted; helpers start with an underscore."""
-    found = (module.name for module in pkgutil.iter_modules(lib.defences.__path__))
+    return list(_names(tuple(lib.defences.__path__)))
+
+
+@cache
+def _names(folders: tuple[str, ...]) -> list[str]:
+    found = (module.name for module in pkgutil.iter_modules(folders))
     return sorted(name for name in found if name not in _NOT_DEFENCES and not name.startswith("_"))
 
 

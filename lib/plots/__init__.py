@@ -5,7 +5,7 @@ Titles come from the caller, who states the finding. Colours, markers and order 
 
 from lib.plots.attacks import attack_budgets, attack_costs, grouped_intervals
 from lib.plots.defences import PARTS, ratios, strengths
-from lib.plots.erasing import erasing_gallery, exposure_against_error, exposure_maps
+from lib.plots.erasing import by_exposure, erasing_gallery, exposure_against_error, exposure_maps
 from lib.plots.faces import contact_sheet, mean_faces, people_sheet, sample_sheet, side_by_side
 from lib.plots.features import (
     class_map,
@@ -26,6 +26,7 @@ __all__ = [
     "attack_budgets",
     "attack_costs",
     "budget_curve",
+    "by_exposure",
     "class_map",
     "contact_sheet",
     "difference_plot",

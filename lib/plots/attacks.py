@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from lib.plots.style import (
+    INK,
+    MARKERS,
     Style,
     axes_or_new,
     interval_errors,
@@ -15,7 +22,7 @@ from lib.plots.style import (
     set_styles,
     styles,
 )
-from lib.plots.training import beside, interval_curves, require
+from lib.plots.training import interval_curves, require
 
 
 def grouped_intervals(
@@ -66,36 +73,65 @@ def attack_costs(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Success against what an attack spent, on a logarithmic axis: columns attack, model, passes, value, low,
-    high; one marker an attack, filled by model."""
-    require(frame, "attack", "model", "passes", "value", "low", "high")
-    ax = axes_or_new(ax, width=7.5, height=4.2)
-    looks = set_styles([name.replace("\n", ", ") for name in frame["attack"]])
-    for model_place, model in enumerate(dict.fromkeys(frame["model"])):
-        for name, look in looks.items():
-            rows = frame[(frame["model"] == model) & (frame["attack"].str.replace("\n", ", ") == name)]
+    """Success against what an attack spent, on a logarithmic axis: columns attack, defence, passes, value, low,
+    high; a colour a model, a marker an attack. Where models cost the same their points and bars lie over one another,
+    the later ones smaller and thinner, so that all are seen at their place."""
+    require(frame, "attack", "defence", "passes", "value", "low", "high")
+    ax = axes_or_new(ax, width=7.5, height=5.2)
+    models = styles(frame["defence"].astype(str))
+    names = frame["attack"].str.replace("\n", ", ")
+    markers = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(dict.fromkeys(names))}
+    sizes = dict(zip(models, np.linspace(12, 5, len(models)), strict=True))
+    for defence, look in models.items():
+        size = sizes[defence]
+        for name, marker in markers.items():
+            rows = frame[(frame["defence"].astype(str) == defence) & (names == name)]
             if rows.empty:
                 continue
-            bars = ax.errorbar(
+            ax.errorbar(
                 rows["passes"],
                 rows["value"],
                 yerr=interval_errors(rows["value"], rows["low"], rows["high"]),
                 linestyle="",
                 color=look.colour,
-                marker="os^Dv"[model_place % 5],
-                markerfacecolor=look.colour if model_place == 0 else "white",
-                markersize=7,
-                elinewidth=1.2,
-                capsize=2.5,
-                label=f"{look.label} on {model}",
+                marker=marker,
+                markerfacecolor="white",
+                markeredgewidth=1.6,
+                markersize=size,
+                elinewidth=size / 3,
+                capsize=size / 2,
             )
-            beside(bars.get_children(), 1.5 * model_place, ax)
     _spent_axis(ax)
-    ax.margins(x=0.12)  # the last points are moved to the right
     percent_axis(ax)
     ax.set(ylim=(0, 1.02), xlabel=x_label, ylabel=y_label, title=title or "")
-    legend_right(ax)
+    colours = [
+        Line2D([], [], label=look.label, color=look.colour, linewidth=sizes[name] / 3)
+        for name, look in models.items()
+    ]
+    shapes = [
+        Line2D([], [], linestyle="", label=name, color=INK, marker=marker, markerfacecolor="white")
+        for name, marker in markers.items()
+    ]
+    _legend_below(ax, "model", 0.0, colours)
+    _legend_below(ax, "attack, prior", 0.4, shapes)
     return ax
+
+
+def _legend_below(ax: Axes, title: str, left: float, handles: Sequence[Line2D]) -> None:
+    """One of several legends below the axes, ``left`` of it being a share of their width."""
+    legend = Legend(  # not ax.legend(), which keeps one alone
+        ax,
+        handles,
+        [handle.get_label() for handle in handles],
+        title=title,
+        title_fontsize=10,
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(left, -0.17),
+        borderaxespad=0.0,
+    )
+    ax.add_artist(legend)
+    legend.set_clip_on(False)  # what is clipped to the axes gets no room in the layout
 
 
 def attack_budgets(frame: pd.DataFrame, *, x_label: str, y_label: str, title: str | None = None) -> Axes:

@@ -67,6 +67,12 @@ def exposure_maps(
     return figure
 
 
+def by_exposure(exposure, bins: int) -> list[np.ndarray]:
+    """Flat indices of the pixels of ``exposure`` (S, S) in ``bins`` groups of equal count, from seldom erased to
+    often."""
+    return np.array_split(np.argsort(_array(exposure).ravel(), kind="stable"), bins)
+
+
 def exposure_against_error(
     exposure,
     errors: Mapping[str, object],
@@ -83,8 +89,8 @@ def exposure_against_error(
     Pixels are grouped into ``bins`` of equal count; the band spans the middle half of the pixels of a bin.
     """
     ax = axes_or_new(ax, width=6.5, height=3.8)
+    groups = by_exposure(exposure, bins)
     exposure = _array(exposure).ravel()
-    groups = np.array_split(np.argsort(exposure, kind="stable"), bins)
     centre = np.array([exposure[group].mean() for group in groups])
     looks = styles(errors)
     for name, look in looks.items():
@@ -100,7 +106,8 @@ def exposure_against_error(
         )
         ax.fill_between(centre, *quartiles.T, color=look.colour, alpha=0.15, linewidth=0)
     percent_axis(ax, "x")
-    ax.set(xlabel=x_label, ylabel=y_label, title=title or "")
+    note = f"line: mean of a group of pixels, {bins} of equal count; band: their middle half"
+    ax.set(xlabel=f"{x_label}\n({note})", ylabel=y_label, title=title or "")
     if len(errors) > 1:
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from lib.statistics import Interval, PairedComparison
 
 PARTIAL = ("re(0.1,0.4)", "re(0.5,0.5)")
 PLACES = ("re(0.5,0.5)", "fe(0.5)", "re(0.5,0.5,location=toroidal)")
+BINS = 6  # groups of pixels by how often they are hidden
 DRAWS = 4096  # masks per exposure map; standard error of a share below 0.8 points
 
 
@@ -271,14 +272,85 @@ def against(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def error_map(book: Workbook, attack: Attack) -> Tensor:
-    """(S,S) mean absolute difference, over people, between a person's mean kept reconstruction and mean private
-    training photo: where the attack misses the person."""
+def error_maps(book: Workbook, attack: Attack) -> Tensor:
+    """(K,S,S) mean absolute difference between a person's mean kept reconstruction and mean private training photo:
+    where the attack misses the person."""
     made = inversion.reconstruct(attack)
     images = inversion.pictures(attack, range(len(made.labels)), made.selected)
     photos, labels = book.world.train.float(), book.world.train.labels
     private = torch.stack([photos[labels == k].mean(0) for k in made.labels.tolist()])
-    return (images.mean(1) - private).abs().mean((0, 1))
+    return (images.mean(1) - private).abs().mean(1)
+
+
+@dataclass(frozen=True)
+class Misses:
+    """How much farther the attack is off in the pixels that erasing hides most than in those that it hides least.
+
+    Attributes:
+        defence: the erasing model. bins: groups of pixels of equal count, of which the ends are compared.
+        own, control: of it and of NoDef, ``difference`` own minus control, paired by person; means of pixels in
+            [0, 1], over people. None where every position is hidden equally often.
+    """
+
+    defence: str
+    bins: int
+    own: Interval
+    control: Interval
+    difference: Interval
+
+
+def misses(
+    defence: str, exposure: Tensor, errors: Mapping[str, Tensor], *, bins: int = BINS
+) -> Misses | None:
+    """From the :func:`error_maps` of ``defence`` and of ``none``, of the same people; None where ``exposure`` (S,S)
+    is the same everywhere."""
+    if float(exposure.max() - exposure.min()) < 1e-9:
+        return None
+    groups = [torch.from_numpy(group) for group in plots.by_exposure(exposure, bins)]
+    own, control = (
+        (
+            errors[name].flatten(1)[:, groups[-1]].mean(1) - errors[name].flatten(1)[:, groups[0]].mean(1)
+        ).numpy()
+        for name in (defence, "none")
+    )
+    means = (statistics.nested_mean(values[None], seed=measures.SEED) for values in (own, control))
+    difference = statistics.compare_paired(own, control, seed=measures.SEED).difference
+    return Misses(defence, bins, *means, difference)
+
+
+def misses_title(found: Misses | None) -> str:
+    """The finding of the figure, in two lines."""
+    if found is None:
+        return "Every position is hidden equally often: nothing to compare"
+    return (
+        "Error in the pixels hidden most minus in those hidden least:\n"
+        f"{label(found.defence)} {found.own.value:+.3f}, NoDef {found.control.value:+.3f}"
+    )
+
+
+def misses_sentence(book: Workbook, found: Misses | None) -> str:
+    """Whether the attack misses what was hidden, in words."""
+    if found is None:
+        return "The first law hides every position equally often: there is no place that the attack could miss more."
+    own, control, difference = (
+        interval.plain(signed=True).rpartition(", n")[0]
+        for interval in (found.own, found.control, found.difference)
+    )
+    name = label(found.defence)
+    text = (
+        f"Error in the most hidden of {found.bins} groups of pixels minus that in the least hidden: {name} {own}, "
+        f"NoDef {control}; {name} minus NoDef, paired by person, {difference} (n = {found.difference.n}, one training "
+        "seed)"
+    )
+    if not book.setup.conclusive:
+        return f"{text}. **Too small to conclude.**"
+    answer = _side(
+        found.difference,
+        "No: by less than it misses the same places of NoDef, which hides nothing",
+        "Yes: by more than it misses the same places of NoDef, which hides nothing",
+        "Not established that it misses them by more than the same places of NoDef, which hides nothing",
+    )
+    return f"**{answer}.** {text}."
 
 
 # --- both ---------------------------------------------------------------------------------------------

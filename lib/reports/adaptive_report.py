@@ -125,15 +125,17 @@ def views_counted(table: pd.DataFrame) -> bool:
 
 
 def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
-    """Per model: the ingredient that is best by the main evaluator, and what every judge establishes of all at the same
-    steps, after Holm's correction over all its comparisons."""
+    """Per model: the ingredients that are best by the main evaluator, or that none exceeds the plain attack, and what
+    every judge establishes of all at the same steps, after Holm's correction over all its comparisons."""
     text = []
     for model, rows in table.groupby("model", sort=False):
         tried = rows[rows["same_steps"].notna()]
         if tried.empty:
             continue
         best = max(tried.itertuples(), key=lambda row: row.same_steps.difference.value)
-        line = f"- **{model}**: best is {best.attack}, {points(best.same_steps.difference)} against the plain attack."
+        gain = best.same_steps.difference
+        lead = "best is" if gain.value > 0 else "no ingredient exceeds the plain attack; the closest is"
+        line = f"- **{model}**: {lead} {best.attack}, {points(gain)} against the plain attack."
         for judge, (p, column) in zip(("main evaluator", "verifier"), P_VALUES.items(), strict=True):
             sides: dict[str, list[str]] = {"stronger": [], "weaker": []}
             for row in tried[tried[p] < LEVEL].to_dict("records"):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from lib import attacks, results
+from lib import attacks, results, statistics
 from lib.plots import label
 from lib.reports.made import made
-from lib.reports.tables import limits, percent, points
+from lib.reports.tables import LEVEL, limits, percent, points
 from lib.reports.workbook import Workbook
 from lib.stages import success
 from lib.stages.exhibits import by_person, person_names, shown_people, shown_photos
@@ -48,8 +48,9 @@ def groups(found: Sequence[Attack]) -> dict[Group, list[Outcome]]:
 def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     """A row per attack and model: AttAcc by the main evaluator and the panel's majority, the verifier's match
     rate, ``gain`` of the main evaluator over the prior samples, ``protection`` (its AttAcc on NoDef minus that on
-    the model, paired by person; None on NoDef), ``passes`` through the target, seconds and memory per person
-    (seconds on the machine that made them), the number of attack seeds."""
+    the model, paired by person; None on NoDef), ``passes`` through the target and ``seconds`` per person (on the
+    machine that made them), ``memory_mb`` at its peak (on a CPU that of the process since it began: what ran before
+    counts, so it compares no attacks), the number of attack seeds."""
     rows, made = [], groups(found)
     for (attack, prior, budget, defence), seeds in made.items():
         cost, undefended = seeds[0].cost, made.get((attack, prior, budget, "none"))
@@ -118,7 +119,9 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     for column in ("main", "panel_majority", "verifier_match"):
         rows[column] = table[column].map(percent)
     names = {
-        "memory_mb": "peak MB",
+        "passes": "passes per person",
+        "seconds": "seconds per person",
+        "memory_mb": "peak MB of the process",
         "gain": "gain over prior samples",
         "protection": "NoDef minus model",
         "main": "AttAcc, main",
@@ -128,13 +131,11 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def bars(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns value, low, high of the main evaluator, ``attack`` (with its prior), ``defence``, ``model`` and
-    ``passes``."""
+    """Columns value, low, high of the main evaluator, ``attack`` (with its prior), ``defence`` and ``passes``."""
     return pd.DataFrame(
         {
             "attack": [f"{row.attack}\n{row.prior}" for row in table.itertuples()],
             "defence": table["defence"],
-            "model": table["model"],
             **limits(table["main"]),
             "passes": table["passes"],
         }
@@ -212,6 +213,7 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
     """The attack that finds most on every model by two judges, against which of them a defence helps, and which
     do not beat their own prior samples."""
     text = []
+    corrected = _corrected(table)
     for model, rows in table.groupby("model", sort=False):
         best, likest = (
             table.loc[max(rows.index, key=lambda i, judge=judge: rows[judge][i].value)]
@@ -224,10 +226,17 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
         )
         compared = rows[[found is not None for found in rows["protection"]]]
         if len(compared):
-            text[-1] += f" Against NoDef, same attack and budget, by person: {_protection(compared)}."
+            text[-1] += (
+                f" Against NoDef, same attack and budget, by person: {_protection(compared, corrected)}."
+            )
     if not book.setup.conclusive:
         return "\n".join([*text, "", "**Too small to conclude.**"])
     weak = [f"{row.attack} on {row.model}" for row in table.itertuples() if not row.gain.low > 0]
+    if corrected:
+        text += [
+            "",
+            f"Less or more: Holm's p below {LEVEL} over the {len(corrected)} comparisons with NoDef, too.",
+        ]
     if weak:
         text += ["", f"Not above their own prior samples by an interval: {', '.join(weak)}."]
     else:
@@ -248,12 +257,20 @@ def _unlike(table: pd.DataFrame) -> str:
     )
 
 
-def _protection(rows: pd.DataFrame) -> str:
-    """Attacks by whether they find less on a defended model."""
+def _corrected(table: pd.DataFrame) -> dict[int, float]:
+    """Row to Holm's p of its ``protection``, over all of them."""
+    compared = table["protection"].dropna()
+    found = statistics.holm([one.p_value for one in compared]) if len(compared) else []
+    return dict(zip(compared.index, found, strict=True))
+
+
+def _protection(rows: pd.DataFrame, corrected: Mapping[int, float]) -> str:
+    """Attacks by whether they find less on a defended model, by the interval and Holm's p."""
     kinds: dict[str, list[str]] = {"less is found by": [], "more by": [], "no difference established for": []}
     less, more, neither = kinds.values()
     for row in rows.itertuples():
-        found = row.protection.difference
-        kind = less if found.low > 0 else more if found.high < 0 else neither
+        found, kind = row.protection.difference, neither
+        if found.excludes(0) and corrected[row.Index] < LEVEL:
+            kind = less if found.low > 0 else more
         kind.append(f"{row.attack} with {row.prior} ({points(found)})")
     return "; ".join(f"{words} {', '.join(names)}" for words, names in kinds.items() if names)

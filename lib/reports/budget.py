@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lib import results, statistics
+from lib import results
 from lib.plots import label
 from lib.reports import outside
 from lib.reports.tables import points
 from lib.reports.workbook import Workbook
 from lib.results.sentences import metric_name
-from lib.stages import inversion, success
+from lib.stages import success
 from lib.stages.inversion import Attack
 from lib.statistics import Interval
 
@@ -98,29 +98,27 @@ def rival_table(book: Workbook) -> pd.DataFrame:
 
 
 def _passes(attack: Attack) -> float:
-    return success.passes_of(inversion.reconstruct(attack).cost)
-
-
-def gain(book: Workbook, defence: str = "none") -> statistics.PairedComparison:
-    """AttAcc by the main evaluator under the largest budget minus the smallest, paired by identity."""
-    runs = curve_attacks(book, defence)
-    smallest, largest = success.measure([runs[0], runs[-1]])
-    return success.compare([largest], [smallest])
+    return success.measure([attack])[0].passes
 
 
 def curve_sentence(book: Workbook, curve: pd.DataFrame) -> str:
-    """Whether strength grows with the budget, in words."""
+    """Whether the attack still grows at the end of its budgets, in words: by the last step, paired by person."""
     rows = curve[(curve.metric == "attack_accuracy_top1") & (curve.evaluator == "main")].sort_values("x")
     if len(rows) < 2:
         return f"Preset {book.setup.name}: one budget only, no curve."
-    low, high, compared = rows.iloc[0], rows.iloc[-1], gain(book, curve["defence"].iloc[0])
+    runs = {run.budget: run for run in curve_attacks(book, curve["defence"].iloc[0])}
+    *_, last, largest = (success.measure([runs[budget]]) for budget in rows["budget"])
+    compared = success.compare(largest, last)
+    steps = ", ".join(
+        f"{100 * row.value:.1f} % ({row.budget}, {row.x:,.0f} passes, {runs[row.budget].values['keep']} images kept)"
+        for row in rows.itertuples()
+    )
     text = (
-        f"Preset {book.setup.name}: {high.x / low.x:.0f} times the passes move AttAcc from {100 * low.value:.1f} % "
-        f"({low.budget}) to {100 * high.value:.1f} % ({high.budget}), {points(compared.difference)}, "
-        f"n = {compared.difference.n}"
+        f"Preset {book.setup.name}: AttAcc of what is kept is {steps}. The last step adds "
+        f"{points(compared.difference)}, n = {compared.difference.n}"
     )
     if not book.setup.conclusive:
         return f"{text}: too small to conclude."
     if compared.difference.low > 0:
-        return f"{text}: the attack grows with its budget."
-    return f"{text}: no growth established; {100 * compared.detectable:.1f} points could have been detected."
+        return f"{text}: the attack still grows with its budget."
+    return f"{text}: no further growth established; {100 * compared.detectable:.1f} points could have been detected."

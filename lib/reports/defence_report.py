@@ -29,6 +29,7 @@ from lib.training import Defence, train_classifier
 ROUNDS = 3  # of the measurement of costs, all defences in each
 STEPS = 3  # of an epoch
 EPOCHS = 2  # the first one warms up, the other is timed
+FLATTEST = 0.1  # of the largest value: the least that the axis of a diagnostic spans
 MEMBERS = tuple(name for name in vars(Defence) if not name.startswith("_") and name != "name")
 SILENT = ("tensors", "diagnostics", "acted")  # members that change nothing
 
@@ -65,17 +66,33 @@ def acts_through(kind: type[Defence]) -> list[str]:
 
 
 def page(text: str) -> str:
-    """A composition's page in Markdown: name, what it minimises or changes, in its own words."""
+    """A composition's page in Markdown: name, what it minimises or changes, what its diagnostics are, and where it is
+    from, in its own words."""
     parts = [f"### {label(text)}"]
     for term in registry.parse(text):
         kind = registry.defence_class(term.name)
         about = inspect.cleandoc(kind.__doc__ or "")
         about = re.split(r"\n\n(?:Args|Raises):", about)[0]
-        source = [
-            line for line in (inspect.getmodule(kind).__doc__ or "").splitlines() if line.startswith("Source")
-        ]
-        parts.append("\n\n".join([about, *source]).replace("``", "`"))
+        paragraphs = (inspect.getmodule(kind).__doc__ or "").split("\n\n")
+        source = [paragraph.strip() for paragraph in paragraphs if paragraph.startswith("Source")]
+        parts.append(_markdown("\n\n".join([about, *_glossary(kind, term.name), *source])))
     return "\n\n".join(parts)
+
+
+def _glossary(kind: type[Defence], name: str) -> list[str]:
+    """What a defence's diagnostics are, as its own :meth:`Defence.diagnostics` and those that it extends say, under
+    the names of figures and tables; a paragraph, or none."""
+    extended = [
+        base for base in reversed(kind.__mro__) if base is not Defence and "diagnostics" in vars(base)
+    ]
+    said = " ".join(inspect.getdoc(base.diagnostics) or "" for base in extended).replace("<name>", name)
+    named = re.sub(r"``\w+``", lambda found: found[0].replace("_", " "), said)
+    return [f"*What is recorded.* {named}"] if named else []
+
+
+def _markdown(text: str) -> str:
+    """A docstring for a reader: code in single marks, and what it refers to without the path and the role."""
+    return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"`\1`", text.replace("``", "`"))
 
 
 def listed(book: Workbook) -> list[str]:
@@ -107,7 +124,8 @@ def diagnostics(book: Workbook) -> pd.DataFrame:
 
 
 def diagnostic_figure(curves: pd.DataFrame) -> Figure:
-    """A panel a diagnostic, over the training; those known at its end alone are left to the table."""
+    """A panel a diagnostic, over the training; those known at its end alone are left to the table. An axis spans a
+    tenth of the largest value at least: what does not move looks flat."""
     epochs = curves.groupby(["defence", "diagnostic"])["step"].transform("nunique")
     shown = curves[epochs > 1] if (epochs > 1).any() else curves
     names = shown["diagnostic"].str.rpartition(".")[2].str.replace("_", " ")
@@ -123,6 +141,10 @@ def diagnostic_figure(curves: pd.DataFrame) -> Figure:
         model, _, quantity = panel.partition(": ")
         ax.set_title(model, fontsize="medium")
         ax.set_ylabel(quantity)
+        low, high = ax.get_ylim()
+        least = FLATTEST * (float(wide[panel].abs().max()) or 1.0)
+        if high - low < least:
+            ax.set_ylim((low + high - least) / 2, (low + high + least) / 2)
     return figure
 
 

@@ -60,6 +60,12 @@ def exposure_table(
     return pd.DataFrame(rows).T.rename_axis("law")
 
 
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`exposure_table` as a person reads it: nothing where there is no number."""
+    cells = table.map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
+    return cells.rename(columns=lambda name: name.replace("_", " "))
+
+
 def _deviation(law: ErasingLaw, values: Tensor, draws: int) -> float:
     if law.location == "fixed" or law.shape not in ("square", "pixels"):
         return np.nan

@@ -14,7 +14,7 @@ from lib import plots, results
 from lib.plots import label
 from lib.reports.tables import pivot, readable
 from lib.reports.workbook import Workbook
-from lib.results.sentences import summarise
+from lib.results.sentences import metric_name, summarise
 from lib.statistics import Interval
 
 UNAVAILABLE = (
@@ -70,9 +70,11 @@ def scope(book: Workbook, table: pd.DataFrame) -> str:
 def ceilings(book: Workbook) -> pd.DataFrame:
     """Every judge on unseen photos of the private people: what a perfect reconstruction could reach."""
     frame = book.evaluators()
-    frame["interval"] = [
-        Interval(*row) for row in frame[["value", "low", "high", "n"]].itertuples(index=False)
-    ]
+    frame = frame.assign(
+        evaluator=frame["evaluator"].str.replace("_", " "),
+        metric=frame["metric"].map(metric_name),
+        interval=[Interval(*row) for row in frame[["value", "low", "high", "n"]].itertuples(index=False)],
+    )
     shown = readable(frame[["evaluator", "metric", "interval", "n"]])
     return shown.rename(columns={"interval": "unseen photos", "n": "people"}).set_index("evaluator")
 

@@ -83,11 +83,14 @@ def class_title(report: FeatureReport) -> str:
 
 
 def distance_title(frame: pd.DataFrame) -> str:
-    """How much farther than an unseen photo the median reconstruction lies, in a line."""
+    """How far from private photos the median reconstruction lies, an unseen photo being 1, in two lines."""
     middle = frame.pivot_table(index="defence", columns="pair", values="value", aggfunc="median")
     ratio = middle["reconstructions->private_train"] / middle["private_held_out->private_train"]
     parts = [f"{label(name)} {ratio[name]:.1f}" for name in order(frame["defence"])]
-    return f"Times as far as an unseen photo, median person: {', '.join(parts)}"
+    return (
+        "Reconstruction to private photos, times the distance of an unseen photo,\n"
+        f"median person: {', '.join(parts)}"
+    )
 
 
 def hull_table(report: FeatureReport) -> pd.DataFrame:

@@ -27,6 +27,19 @@ PRIMARY = {"towards": "nearest_set_vote", "away": "knn_distance", "separated": "
 """The measure that answers each question, stated before looking; the others show how robust the answer is."""
 AWAY = ("knn_distance", "mean_shift", "mahalanobis_shift")  # a ratio needs distances that cannot be negative
 LOWER_IS_BETTER = ("davies_bouldin", "neighbour_ratio")
+CLAIMS = {
+    "towards": "nearer to erased than to clean",
+    "towards_more": "more so than under NoDef",
+    "away": "farther from private than under NoDef",
+    "away_more": "farther than NoDef under the weaker attack",
+}
+"""The claims about distances, as they are printed."""
+MEASURES = {
+    "mmd2": "squared MMD",
+    "knn_distance": "KNN distance",
+    "mahalanobis_shift": "Mahalanobis shift",
+    "nearest_set_vote": "nearest-set vote",
+}
 DEFAULT_LAW = "re(0.1,0.4)"
 VOTE = "reconstructions->erased_or_private"
 
@@ -153,7 +166,8 @@ def votes(report: FeatureReport) -> pd.DataFrame:
 def claims(report: FeatureReport) -> pd.DataFrame:
     """The three claims of every defence with 95 % intervals, paired by identity.
 
-    Columns defence, claim, measure, ``interval``, ``supports``: the sign that supports the claim.
+    Columns defence, claim, measure, ``interval``, ``supports``: the sign that supports the claim, by which
+    :func:`claim_table` multiplies.
 
     - ``towards``: D(reconstruction, erased) - D(reconstruction, private) in the model itself (negative
       supports); for the nearest-set vote, its share minus one half (positive supports).
@@ -161,6 +175,8 @@ def claims(report: FeatureReport) -> pd.DataFrame:
     - ``away``: log of [D(reconstruction, private) / D(unseen photo, private)] under the defence over the
       same under NoDef (positive supports). A weaker attack alone does this too, so the rows of ``none``
       are NoDef under the weakest budget over NoDef under the study's.
+    - ``away_more``: the same over NoDef under that weaker attack, that is, ``away`` minus the row of ``none``
+      (positive supports): what no weaker attack accounts for.
     - ``separated``: class separation of unseen photos minus NoDef's, larger is better separated.
     """
     rows: list[dict[str, Any]] = []
@@ -170,8 +186,9 @@ def claims(report: FeatureReport) -> pd.DataFrame:
         rows += _towards(own, defence)
         vote, base_vote = (_values(part, VOTE, "nearest_set_vote") for part in (own, base))
         rows.append(_claim(defence, "towards_more", "nearest_set_vote", _paired(vote, base_vote), +1))
-        for measure in AWAY:
-            rows.append(_claim(defence, "away", measure, _log_ratio(own, base, measure), +1))
+        for claim, other in (("away", base), ("away_more", report.control)):
+            for measure in AWAY:
+                rows.append(_claim(defence, claim, measure, _log_ratio(own, other, measure), +1))
         for measure, part in report.separation.groupby("measure", sort=False):
             grids = [_by_seed(part[part["defence"] == name]) for name in (defence, "none")]
             sign = -1 if measure in LOWER_IS_BETTER else +1
@@ -278,11 +295,18 @@ def claim_frame(table: pd.DataFrame, claim: str, measure: str) -> pd.DataFrame:
 
 
 def claim_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The claims about distances as they are printed: a row a claim and measure, a column a model."""
+    """The claims about distances as they are printed: a row a claim and measure, a column a model. Every number is
+    multiplied by the sign that supports its claim: positive is in favour of it, whatever the measure."""
     rows = table[table["claim"] != "separated"]
-    cells = [interval.plain(2, signed=True).rpartition(", n")[0] for interval in rows["interval"]]
+    cells = [
+        _towards_support(row.interval, row.supports).plain(2, signed=True).rpartition(", n")[0]
+        for row in rows.itertuples()
+    ]
     shown = rows.assign(
-        cell=cells, model=rows["defence"].map(label), measure=rows["measure"].str.replace("_", " ")
+        cell=cells,
+        model=rows["defence"].map(label),
+        claim=rows["claim"].map(CLAIMS),
+        measure=[MEASURES.get(name, name.replace("_", " ")) for name in rows["measure"]],
     )
     wide = shown.pivot(index=["claim", "measure"], columns="model", values="cell")
     order = [
@@ -291,6 +315,13 @@ def claim_table(table: pd.DataFrame) -> pd.DataFrame:
     models = [label(name) for name in plots.order(rows["defence"])]
     wide = wide.reindex(index=pd.MultiIndex.from_tuples(order, names=["claim", "measure"]), columns=models)
     return wide.rename(columns={label("none"): "NoDef, weaker attack"}).fillna("").rename_axis(columns=None)
+
+
+def _towards_support(interval: Interval, supports: int) -> Interval:
+    """The interval, its sign turned where negative values support the claim."""
+    if supports > 0:
+        return interval
+    return Interval(-interval.value, -interval.high, -interval.low, interval.n)
 
 
 def size_table(report: FeatureReport) -> pd.DataFrame:

@@ -205,7 +205,7 @@ def quality_sentence(found: Quality, *, conclusive: bool) -> str:
         return text
     gap = found.difference(kinds[0], kinds[1], "kid")
     better = kinds[1] if gap.low > 0 else kinds[0] if gap.high < 0 else None
-    words = f"{better} is nearer" if better else "no difference seen"
+    words = f"{better} is nearer" if better else "no difference established"
     text += f" {kinds[0]} minus {kinds[1]}: {_text(gap, 'kid')}: {words}."
     copying = [kind for kind, share in found.nearer.items() if share.low > 0.5]
     return f"{text} " + (

@@ -13,7 +13,7 @@ from lib.evaluation import identity_means
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.made import made
-from lib.reports.tables import limits, percent
+from lib.reports.tables import LEVEL, limits, percent
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
 from lib.robustness import membership, stamp
@@ -40,7 +40,7 @@ def models(book: Workbook, kind: str = "evaded") -> list[Attack]:
 
 def evasion(book: Workbook) -> pd.DataFrame:
     """Evade every listed model: a row a model, attack and radius (in 255ths; 0 without attack), with ``defence``,
-    ``attack``, ``radius``, ``robust`` (Interval over people: photos still named rightly) and ``difference`` (to
+    ``attack``, ``radius``, ``robust`` (Interval over people: photos still named rightly) and ``compared`` (with
     NoDef's, paired by person; None for NoDef). Saved as ``curves/<setup>__evasion``."""
     rows, base = [], {}
     for attack in models(book):
@@ -55,14 +55,12 @@ def evasion(book: Workbook) -> pd.DataFrame:
                         "attack": name,
                         "radius": radius,
                         "robust": measures.mean(right, labels),
-                        "difference": None
+                        "compared": None
                         if attack.defence == "none"
-                        else statistics.compare_paired(
-                            people, base[name, radius], seed=measures.SEED
-                        ).difference,
+                        else statistics.compare_paired(people, base[name, radius], seed=measures.SEED),
                     }
                 )
-    table = pd.DataFrame(rows, columns=["defence", "attack", "radius", "robust", "difference"])
+    table = pd.DataFrame(rows, columns=["defence", "attack", "radius", "robust", "compared"])
     _save_evasion(book, table)
     return table
 
@@ -143,7 +141,7 @@ def nested(table: pd.DataFrame, attack: str = "pgd") -> bool:
 def backdoor(book: Workbook) -> pd.DataFrame:
     """Poison, train (or load) every listed model: a row a model and place, with ``defence, place``, the Intervals
     ``opened`` (other people's stamped photos taken for the person aimed at), ``before`` (the same by the unpoisoned
-    target), ``natural`` (the poisoned target's accuracy) and ``difference`` (of ``opened`` to NoDef's, paired by
+    target) and ``natural`` (the poisoned target's accuracy), and ``compared`` (``opened`` with NoDef's, paired by
     person; None for NoDef). Saved as ``curves/<setup>__backdoor``."""
     rows, base, saved = [], {}, []
     for attack in models(book, "backdoored"):
@@ -156,18 +154,18 @@ def backdoor(book: Workbook) -> pd.DataFrame:
             )
             means = identity_means(found[f"opened.{place}"].double(), people).mean.numpy()
             base.setdefault(place, means)
-            difference = None
+            compared = None
             if attack.defence != "none":
-                difference = statistics.compare_paired(means, base[place], seed=measures.SEED).difference
+                compared = statistics.compare_paired(means, base[place], seed=measures.SEED)
             row = {"defence": attack.defence, "place": place, "opened": opened, "before": before}
-            rows.append(row | {"natural": natural, "difference": difference})
+            rows.append(row | {"natural": natural, "compared": compared})
             saved += [
                 sweep.curve_row(attack, "backdoor", i, metric=metric, evaluator=place)
                 for metric, i in (("trigger_success_rate", opened), ("poisoned_accuracy", natural))
             ]
     if saved:
         results.save_curves(saved, f"{book.setup.name}__backdoor")
-    return pd.DataFrame(rows, columns=["defence", "place", "opened", "before", "natural", "difference"])
+    return pd.DataFrame(rows, columns=["defence", "place", "opened", "before", "natural", "compared"])
 
 
 def shown_backdoor(table: pd.DataFrame) -> pd.DataFrame:
@@ -178,7 +176,7 @@ def shown_backdoor(table: pd.DataFrame) -> pd.DataFrame:
             "pattern": table["place"],
             "taken for the person aimed at": [percent(i) for i in table["opened"]],
             "by the unpoisoned target": [percent(i) for i in table["before"]],
-            "minus NoDef's": ["" if i is None else points_text(i) for i in table["difference"]],
+            "minus NoDef's": ["" if c is None else points_text(c.difference) for c in table["compared"]],
             "natural accuracy when poisoned": [percent(i) for i in table["natural"]],
         }
     ).set_index(["model", "pattern"])
@@ -256,17 +254,16 @@ def shown_members(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, *, radius: float) -> str:
-    """What a defence against inversion costs or buys elsewhere, a finding a line; PGD at a radius."""
+    """What a defence against inversion costs or buys elsewhere, a finding a line; PGD at a radius. Where one is said
+    to differ from NoDef, Holm's p over the models of the line is below :data:`LEVEL`, too."""
     text = []
     for name, at_radius in (
         ("pgd", radius),
         ("autoattack", evaded.loc[evaded["attack"] == "autoattack", "radius"].min()),
     ):
         at = (evaded["attack"] == name) & (evaded["radius"] == at_radius)
-        rows = evaded[at & evaded["difference"].notna()]
-        text.append(
-            f"Robust accuracy, {NAMES[name]} at {at_radius:g}/255, against NoDef: {_sorted(rows, 'difference')}."
-        )
+        rows = evaded[at & evaded["compared"].notna()]
+        text.append(f"Robust accuracy, {NAMES[name]} at {at_radius:g}/255, against NoDef: {_sorted(rows)}.")
     for place, rows in opened.groupby("place", sort=False):
         planted = rows[rows["defence"] == "none"]
         if any(row.opened.low <= row.before.high for row in planted.itertuples()):
@@ -274,21 +271,25 @@ def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, 
                 f"The backdoor in the {place} does not open NoDef either, so nothing follows for the others."
             )
             continue
-        compared = rows[rows["difference"].notna()]
-        text.append(f"Backdoor in the {place}, success against NoDef's: {_sorted(compared, 'difference')}.")
-    best = told.loc[max(told.index, key=lambda i: told["auc"][i].value)]
-    text.append(
-        f"Members are told best on {label(best.defence)}, AUC {best.auc.plain(2)}; with NoDef "
-        f"{told['auc'].iloc[0].plain(2)}."
-    )
+        compared = rows[rows["compared"].notna()]
+        text.append(f"Backdoor in the {place}, success against NoDef's: {_sorted(compared)}.")
+    best, base = told.loc[max(told.index, key=lambda i: told["auc"][i].value)], told["auc"].iloc[0]
+    line = f"Members are told best on {label(best.defence)}, AUC {best.auc.plain(2)}"
+    if best.defence != "none":
+        apart = "their intervals overlap" if best.auc.low <= base.high else "their intervals do not overlap"
+        line += f"; with NoDef {base.plain(2)}: {apart}"
+    text.append(f"{line}.")
     return "\n".join(f"- {line}" for line in text)
 
 
-def _sorted(rows: pd.DataFrame, column: str) -> str:
-    """Models by whether a difference is above, below or not told from zero."""
+def _sorted(rows: pd.DataFrame) -> str:
+    """Models by whether they are above or below NoDef, or not told from it."""
     kinds: dict[str, list[str]] = {"higher": [], "lower": [], "no difference established": []}
-    for row in rows.itertuples():
-        interval: Interval = getattr(row, column)
-        kind = "higher" if interval.low > 0 else "lower" if interval.high < 0 else "no difference established"
-        kinds[kind].append(f"{label(row.defence)} ({points_text(interval)})")
+    corrected = statistics.holm([found.p_value for found in rows["compared"]]) if len(rows) else []
+    for row, p in zip(rows.itertuples(), corrected, strict=True):
+        found: Interval = row.compared.difference
+        kind = "no difference established"
+        if found.excludes(0) and p < LEVEL:
+            kind = "higher" if found.low > 0 else "lower"
+        kinds[kind].append(f"{label(row.defence)} ({points_text(found)})")
     return "; ".join(f"{kind} for {', '.join(names)}" for kind, names in kinds.items() if names) or "nobody"

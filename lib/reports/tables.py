@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -18,11 +19,14 @@ def readable(
     """The frame with intervals, verdicts and ratios as text.
 
     Args:
-        plain: columns whose intervals are no fractions. signed: columns of differences, shown with a sign.
+        plain: columns whose intervals are no fractions. signed: columns of differences: with a sign, those of
+            fractions in points, because 60 % less 20 % are 40 points.
     """
 
     def text(value: Any, column: str) -> Any:
         if isinstance(value, Interval):
+            if column in signed and column not in plain:
+                return points(value)
             show = value.plain if column in plain else value.percent
             return show(signed=column in signed).rpartition(", n = ")[0]
         if isinstance(value, Verdict):
@@ -68,8 +72,10 @@ def pivot(
 
 def points(interval: Interval) -> str:
     """A difference of fractions in words: ``+12.3 points [+4.0, +20.1]``."""
-    scaled = [100 * value for value in (interval.value, interval.low, interval.high)]
-    return f"{scaled[0]:+.1f} points [{scaled[1]:+.1f}, {scaled[2]:+.1f}]"
+    if math.isnan(interval.value):
+        return "undefined"
+    value, low, high = (f"{100 * end:+.1f}" for end in (interval.value, interval.low, interval.high))
+    return f"{value} points " + ("no interval" if math.isnan(interval.low) else f"[{low}, {high}]")
 
 
 def percent(interval: Interval) -> str:

@@ -198,7 +198,8 @@ def _save(book: Workbook, frame: pd.DataFrame) -> None:
 
 
 def comparison_table(frame: pd.DataFrame, evaluator: str = "main") -> pd.DataFrame:
-    """:func:`comparisons` by one judge as it is printed; the paper's ratio says where it is undefined."""
+    """:func:`comparisons` by one judge as it is printed; the paper's ratio says where it is undefined. NoDef is not
+    compared with itself; its own advantage stays, which says how well the frontier fits."""
     if not isinstance(frame, pd.DataFrame):
         return frame
     everything = frame[frame["evaluator"] == evaluator].set_index("defence")
@@ -225,6 +226,8 @@ def comparison_table(frame: pd.DataFrame, evaluator: str = "main") -> pd.DataFra
         ],
     )
     shown = readable(rows, signed=["utility_difference", "privacy_gain", "advantage"])
+    against_nodef = ["utility difference", "privacy gain", "P dominates", "paper ratio"]
+    shown.loc[shown.index == "none", against_nodef] = ""
     return shown.rename(
         columns={
             "seeds": "AttAcc, each training seed",

@@ -95,7 +95,7 @@ def sentence(
 ) -> str:
     """One defence against the reference in words, from headline rows: values, intervals, n, and a verdict.
 
-    The verdict is "no difference seen" when the intervals overlap and "too small to conclude" at smoke size.
+    The verdict is "no difference established" when the intervals overlap and "too small to conclude" at smoke size.
     Non-overlap is stricter than a paired interval; where identities are saved, prefer
     :func:`difference_sentence` with a paired comparison.
     """
@@ -111,7 +111,7 @@ def sentence(
     if any(math.isnan(b) for b in (ours.low, ours.high, theirs.low, theirs.high)):
         return f"{text}: undefined, no verdict."
     if ours.low <= theirs.high and theirs.low <= ours.high:
-        return f"{text}: no difference seen (the intervals overlap)."
+        return f"{text}: no difference established (the intervals overlap)."
     return f"{text}: {defence} is {'lower' if ours.value < theirs.value else 'higher'}."
 
 
@@ -134,7 +134,7 @@ def difference_sentence(
     if not all(map(math.isfinite, (difference.value, difference.low, difference.high))):
         return f"{text}: undefined, no verdict."
     if not difference.excludes(0):
-        return f"{text}: no difference seen."
+        return f"{text}: no difference established."
     return f"{text}: {'lower' if difference.high < 0 else 'higher'}."
 
 

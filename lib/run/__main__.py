@@ -75,10 +75,12 @@ def _start(_: argparse.Namespace) -> int:
 def _setup(options: argparse.Namespace) -> int:
     from lib.reports.workbook import open_workbook
     from lib.results import run_dir
-    from lib.run.notebooks import run_setup
+    from lib.run.notebooks import notebook_path, run_setup
     from lib.run.plan import describe, plan
 
     book = open_workbook(options.setup, options.defences, options.training_seeds, options.attack_seeds)
+    for name in options.notebooks:
+        notebook_path(name)
     if not options.made:
         print(describe(plan(book)))
     if options.dry:
@@ -102,6 +104,7 @@ def _settle(options: argparse.Namespace) -> int:
     from lib.run.settle import settle
     from lib.setups import load_setup
 
+    os.environ["MIDRE_TRAIN"] = "1"
     for attack in options.attacks:
         print(settle(load_setup(options.setup), attack).to_string(index=False))
     return 0

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -23,7 +25,7 @@ from lib.reports import referee_report, robustness_report
 from lib.reports.workbook import Workbook
 from lib.run.plan import recorded
 from lib.run.publish import copy_files, copy_results
-from lib.stages import inversion, measures, robustness, success
+from lib.stages import inversion, measures, robustness, success, targets
 from lib.stages.inversion import Attack
 from lib.store import Stage, duration
 
@@ -80,21 +82,39 @@ def make(
         f"{sum(map(len, units))} records of {len(units)} models to make, {min(workers, len(units))} at a time"
     )
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _begin, (threads, dict(os.environ))) as pool:
-        running = [pool.submit(_make, unit) for unit in units]
-        for done in as_completed(running):
-            for line, failed in done.result():
-                show(line)
-                failures += [line] if failed else []
+    pool = ProcessPoolExecutor(workers, context, _begin, (threads, dict(os.environ)))
+    try:
+        for done in as_completed([pool.submit(_make, unit) for unit in units]):
+            for line, failed in _lines(done):
+                if line not in failures:  # of a pool that broke every unit says the same
+                    show(line)
+                    failures += [line] if failed else []
             # a unit is safe as soon as it is made; tables are written at the end
             copy_records(book.setup.name)
+    finally:  # whoever interrupts does not want the next unit to begin
+        pool.shutdown(wait=False, cancel_futures=True)
     keep(book)
     return failures
+
+
+def _lines(done: Future) -> list[tuple[str, bool]]:
+    """What a unit said, or that its process died."""
+    try:
+        return done.result()
+    except BrokenProcessPool:
+        return [
+            ("a process was killed and took the others with it: out of memory? use fewer --workers", True)
+        ]
+
+
+def _interrupted(*_: object) -> None:
+    os._exit(130)  # a checkpoint is written aside and renamed: there is nothing to tidy
 
 
 def _begin(threads: int, environment: dict[str, str]) -> None:
     os.environ.update(environment, MIDRE_TRAIN="1")
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, _interrupted)
 
 
 def _make(unit: list[Task]) -> list[tuple[str, bool]]:
@@ -114,11 +134,13 @@ def _make(unit: list[Task]) -> list[tuple[str, bool]]:
 
 def keep(book: Workbook) -> list[Path]:
     """Measure and record every attack of the study that is made, and copy what is new of it into the committed
-    results; the files written. Nothing is trained or attacked."""
-    for kind, attack in tasks(book):
+    results; the files written. Nothing is trained or attacked, so what is of a training length that is not chosen yet
+    is left out."""
+    listed = [(kind, attack) for kind, attack in tasks(book) if _is_known(attack)]
+    for kind, attack in listed:
         if kind in OF_IMAGES and not store.exists(KINDS[kind][0](attack)) and _is_made(attack):
             KINDS[kind][1](attack)
-    there = [attack for attack in recorded(book) if store.exists(measures.measured_stage(attack))]
+    there = [a for kind, a in listed if kind == "measured" and store.exists(measures.measured_stage(a))]
     book.invert(there)
     book.train_at(list(dict.fromkeys((run.defence, run.training_seed, run.multiple) for run in there)))
     return [*copy_results(book.setup.name, new=True), *copy_records(book.setup.name)]
@@ -135,6 +157,14 @@ def copy_records(setup: str) -> list[Path]:
                     path,
                 ]  # the JSON last: without it a stage is not there
     return copy_files((path, store.RECORDS / path.name) for path in kept)
+
+
+def _is_known(attack: Attack) -> bool:
+    """Whether the training length of its target is chosen."""
+    lengths = targets.multiples_of(attack.setup, attack.defence)
+    if attack.multiple or len(lengths) == 1:
+        return True
+    return store.exists(targets.selection_stage(attack.setup, attack.defence))
 
 
 def _is_made(attack: Attack) -> bool:

@@ -17,6 +17,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from lib.data.world import data_stage
 from lib.errors import NotebookError, UserError
 from lib.results import PUBLISHED, run_dir
 from lib.run.live import ENGINE, LiveLine
@@ -101,8 +102,8 @@ def run_notebook(
     """
     source, output_path = notebook_path(name), output_path.resolve()
     check_parameters(source, parameters)
-    key = _run_key(source, parameters)
-    if resume and _made_from(output_path) == key:
+    key = _run_key(source, parameters, environment or {})
+    if resume and _about(output_path).get("made_from") == key:
         return output_path
     output_path.parent.mkdir(parents=True, exist_ok=True)
     aside = output_path.with_name(f".{output_path.stem}.{os.getpid()}.ipynb")
@@ -124,7 +125,9 @@ def run_notebook(
                     cwd=str(ROOT),
                     live_line=line,
                 )
-            _finish(aside, source, output_path, key)
+            _finish(
+                aside, source, output_path, {"made_from": key, "partial": variables["MIDRE_TRAIN"] == "0"}
+            )
         except PapermillExecutionError as error:
             os.replace(aside, failed)
             if error.ename == UserError.__name__:
@@ -233,30 +236,42 @@ def run_smoke(*, show: bool = True) -> list[tuple[Path, float]]:
         return run_notebooks(names, SMOKE_PARAMETERS, PUBLISHED / "smoke", results=Path(scratch), show=show)
 
 
-def _finish(aside: Path, source: Path, output_path: Path, key: str) -> None:
+def is_partial(path: Path) -> bool:
+    """Whether an executed copy shows what was made then, and nothing was trained for it."""
+    return bool(_about(path).get("partial"))
+
+
+def _finish(aside: Path, source: Path, output_path: Path, about: Mapping[str, Any]) -> None:
     """Record what the copy was made from, with paths that mean something on any machine, and rename it."""
     notebook = nbformat.read(aside, as_version=4)
     notebook.metadata.papermill.update(input_path=relative(source), output_path=relative(output_path))
-    notebook.metadata["midre"] = {"made_from": key}
+    notebook.metadata["midre"] = dict(about)
     nbformat.write(notebook, aside)
     os.replace(aside, output_path)
 
 
-def _run_key(source: Path, parameters: Mapping[str, Any]) -> str:
-    """Hash of what an executed copy depends on: the notebook, its parameters and the code of ``lib``."""
+def _run_key(source: Path, parameters: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+    """Hash of what an executed copy depends on: the notebook, its parameters and environment, the setup with its
+    study, photos and given network, and the code of ``lib``."""
     digest = hashlib.sha256(source.read_bytes())
-    digest.update(json.dumps(dict(parameters), sort_keys=True, default=list).encode())
+    digest.update(json.dumps([dict(parameters), dict(environment)], sort_keys=True, default=list).encode())
+    if "setup" in parameters:
+        setup = load_setup(parameters["setup"])
+        digest.update(repr((setup, load_study(setup.name), data_stage(setup).key)).encode())
+        weights = Path(str(setup.target.network.get("weights", ""))).expanduser()
+        digest.update(weights.read_bytes() if weights.is_file() else b"")
     for path in sorted((ROOT / "lib").rglob("*")):
         if path.suffix in (".py", ".yaml"):
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _made_from(path: Path) -> str | None:
+def _about(path: Path) -> dict[str, Any]:
+    """What an executed copy says it was made from; nothing where there is none."""
     try:
-        return nbformat.read(path, as_version=4).metadata.get("midre", {}).get("made_from")
+        return dict(nbformat.read(path, as_version=4).metadata.get("midre", {}))
     except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError):
-        return None
+        return {}
 
 
 @contextlib.contextmanager

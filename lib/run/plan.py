@@ -38,9 +38,11 @@ def plan(book: Workbook) -> list[Step]:
     setup = book.setup
     data = data_stage(setup)
     steps = [Step(data, store.exists(data), 0.0 if store.exists(data) else DECODE_SECONDS)]
+    known = {data.key}
 
     def add(stage: Stage, seconds: float, recorded: bool = False) -> None:
-        if all(stage.key != step.stage.key for step in steps):
+        if stage.key not in known:
+            known.add(stage.key)
             there = recorded or store.exists(stage)
             steps.append(Step(stage, there, 0.0 if there else seconds))
 

@@ -9,20 +9,24 @@ from pathlib import Path
 
 from lib.errors import UserError
 from lib.results import FORMATS, PUBLISHED, run_dir
-from lib.run.notebooks import relative, study_notebooks
+from lib.run.notebooks import is_partial, relative, study_notebooks
 from lib.setups import name_of
 
 
 def publish(setup: str, *, partial: bool = False) -> list[Path]:
     """Copy a finished run into the committed results: notebooks to ``results/<setup>/``, the rest by kind.
 
-    Nothing is copied unless all notebooks of the study ended well, or, with ``partial``, some of them. Returns
-    the files written.
+    Nothing is copied unless all notebooks of the study ended well, on all that it lists, or, with ``partial``, some of
+    them. Returns the files written.
     """
     name = name_of(setup)
     source = run_dir(name)
     expected = [f"{stem}.ipynb" for stem in study_notebooks(setup)]
-    absent = [name for name in expected if not (source / name).is_file()]
+    absent = [
+        name
+        for name in expected
+        if not (source / name).is_file() or (not partial and is_partial(source / name))
+    ]
     if partial and len(absent) < len(expected):
         expected, absent = [name for name in expected if name not in absent], []
     if absent or not expected:
@@ -37,7 +41,7 @@ def copy_results(name: str, *, new: bool = False) -> list[Path]:
     """Copy the tables, curves, values per person and figures of a setup's runs into the committed results; with
     ``new`` only what is not there yet, so that no committed page is contradicted."""
     source, copies = run_dir(name), []
-    for folder in [*(kind.folder for kind in FORMATS.values()), "figures"]:
+    for folder in [*(kind.folder for kind in FORMATS.values()), "figures", "settled"]:
         copies += [(file, PUBLISHED / folder / file.name) for file in sorted((source / folder).glob("[!.]*"))]
     return copy_files((file, target) for file, target in copies if not (new and target.exists()))
 
@@ -47,8 +51,11 @@ def copy_files(copies: Iterable[tuple[Path, Path]]) -> list[Path]:
     written = []
     for original, target in copies:
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.aside")
-        shutil.copyfile(original, aside)
-        os.replace(aside, target)
+        aside = target.with_name(f".{target.name}.{os.getpid()}.aside")
+        try:
+            shutil.copyfile(original, aside)
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
         written.append(target)
     return written

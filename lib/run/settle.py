@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from lib import attacks, results
+from lib import attacks, results, store
 from lib.attacks.access import Access
 from lib.attacks.losses import cross_entropy
 from lib.attacks.selection import rank
@@ -63,7 +64,7 @@ def settle(setup: Setup, name: str) -> pd.DataFrame:
     table, committed = (folder / "settled" / f"{setup.name}__{name}.csv" for folder in _folders(setup))
     done = _tried(table, committed)
     people = torch.tensor(inversion.evenly_spaced(model.num_classes, PEOPLE))
-    rows = []
+    rows = []  # of this grid
     for count, constants in enumerate(grid):
         report(f"settle {name}", count, len(grid))
         values = {**run.values, **constants}
@@ -86,22 +87,22 @@ def settle(setup: Setup, name: str) -> pd.DataFrame:
                     loss=cross_entropy,
                     seed=SEED,
                 )
-        rows.append(
-            {
-                "setup": setup.name,
-                "attack": name,
-                "prior": prior,
-                "budget": budget,
-                **{key: str(value) for key, value in constants.items()},
-                "target_confidence": float(seen["confidence"].mean()),
-                "target_loss": float(seen["loss"].mean()),
-                "seconds": made.cost["seconds"],
-                "people": len(people),
-                "values": text,
-            }
-        )
+        done[text] = {
+            "setup": setup.name,
+            "attack": name,
+            "prior": prior,
+            "budget": budget,
+            **{key: str(value) for key, value in constants.items()},
+            "target_confidence": float(seen["confidence"].mean()),
+            "target_loss": float(seen["loss"].mean()),
+            "seconds": made.cost["seconds"],
+            "people": len(people),
+            "values": text,
+        }
+        rows.append(done[text])
+        everything = _sorted(list(done.values()))  # trials of earlier grids, too
         table.parent.mkdir(parents=True, exist_ok=True)
-        _sorted(rows).to_csv(table, index=False, float_format="%.4f")
+        store.write_aside(table, partial(everything.to_csv, index=False, float_format="%.4f"))
     report(f"settle {name}", len(grid), len(grid))
     return _sorted(rows)
 

@@ -202,26 +202,30 @@ class Judged:
     labels: Tensor
 
 
-def judges(setup: Setup) -> dict[str, Trained]:
+def judging(setup: Setup) -> list[str]:
     """The evaluators and the verifier; nobody without private photos."""
-    if not setup.has_photos:
-        return {}
-    return {role: targets.judge(setup, role) for role in (*setup.evaluators, "verifier")}
+    return [*setup.evaluators, "verifier"] if setup.has_photos else []
+
+
+def judges(setup: Setup) -> dict[str, Trained]:
+    """The networks of :func:`judging`."""
+    return {role: targets.judge(setup, role) for role in judging(setup)}
 
 
 def judge_reconstructions(attack: Attack) -> dict[str, Judged]:
     """``reconstructions`` (all K n candidates, identity-major) and ``prior_samples`` (the latents they
     started from) as seen by the target, every evaluator and the verifier; one synthesis per latent."""
-    trained, panel = attack.target(), judges(attack.setup)
     made = reconstruct(attack)
-    source = reconstruction_stage(attack, trained.stage)
-    params = {"setup": attack.setup.name, "judges": list(panel)}
-    upstream = (source.key, *(member.stage.key for member in panel.values()))
+    source = reconstruction_stage(attack, attack.target_stage())
+    roles = judging(attack.setup)
+    params = {"setup": attack.setup.name, "judges": roles}
+    upstream = (source.key, *(targets.judge_stage(attack.setup, role).key for role in roles))
     stage = Stage("judged", f"{source.label}, judged", params, upstream)
 
     def make(_: store.Checkpoint) -> tuple[dict, dict]:
         where = device()
-        networks = {"target": trained.model, **{role: member.model for role, member in panel.items()}}
+        panel = judges(attack.setup)
+        networks = {"target": attack.target().model, **{role: t.model for role, t in panel.items()}}
         for network in networks.values():
             network.to(where)
         synthesise = attack.load_prior().synthesise
