@@ -225,7 +225,7 @@ def test_difference_and_advantage_need_an_interval_that_excludes_zero():
             Interval(*bounds, n), detectable=0.12, defence="re(0.1,0.4)", setup="lfw64", **more
         )
 
-    assert advantage(0.2, 0.1, 0.3).endswith("re(0.1,0.4) helps.")
+    assert advantage(0.2, 0.1, 0.3).endswith("re(0.1,0.4) leaks less.")
     assert "not established; a difference of 12.0 points" in advantage(0.05, -0.1, 0.2)
     assert advantage(-0.2, -0.3, -0.1).endswith("worse than stopping early.")
     assert advantage(0.2, 0.1, 0.3, extrapolated=True).endswith("no verdict.")

@@ -343,7 +343,7 @@ def test_the_trade_off_has_the_natural_accuracy_of_the_tables(book, measured):
     table = results.load_tables(f"{book.setup.name}__*", folder=results.output_dir(book.setup.name))
     frame, shown = advantages(book).set_index("defence"), tradeoff_report.tradeoff_frame(book)
     outside = advantages(book).assign(extrapolated=True, P_dominates=0.0)
-    assert set(tradeoff_report.comparison_table(outside)["verdict"]) == {"none: less accurate than any NoDef"}
+    assert set(tradeoff_report.comparison_table(outside)["by this judge alone"]) == {"none: less accurate than any NoDef"}
     for defence in book.defences:
         rows = table[(table["metric"] == "natural_accuracy") & (table["defence"] == defence)]
         value = rows[(rows["split"] == "test") & (rows["headline"] == 1)]["value"].mean()

@@ -233,6 +233,7 @@ def comparison_table(frame: pd.DataFrame, evaluator: str = "main") -> pd.DataFra
             "seeds": "AttAcc, each training seed",
             "P dominates": "P(dominates NoDef)",
             "paper ratio": "the paper's ratio",
+            "verdict": "by this judge alone",
         }
     )
 

@@ -141,7 +141,8 @@ def difference_sentence(
 def advantage_sentence(
     advantage: Interval, *, detectable: float, defence: str, setup: str, extrapolated: bool = False
 ) -> str:
-    """Whether a defence helps beyond giving up accuracy: its advantage over the NoDef frontier in words.
+    """Whether a defence helps beyond giving up accuracy, as one judge sees it: its advantage over the NoDef frontier
+    in words.
 
     Args:
         advantage: NoDef frontier's AttAcc at the defence's utility minus the defence's AttAcc, as fractions;
@@ -161,7 +162,7 @@ def advantage_sentence(
     if not all(map(math.isfinite, (advantage.value, advantage.low, advantage.high))):
         return f"{text}: undefined, no verdict."
     if advantage.excludes(0) and advantage.value > 0:
-        return f"{text}: {defence} helps."
+        return f"{text}: {defence} leaks less."
     if advantage.excludes(0):
         return f"{text}: {defence} is worse than stopping early."
     return f"{text}: not established; a difference of {100 * detectable:.1f} points could have been detected."
