@@ -90,7 +90,7 @@ def strengths(frame: pd.DataFrame, *, title: str | None = None, ax: Axes | None 
     percent_axis(ax, "xy")
     ax.set(
         xlabel="natural accuracy (right is better)",
-        ylabel="attack accuracy (down is better)",
+        ylabel="AttAcc, main evaluator (down is better)",
         title=title or "",
     )
     legend_right(ax)

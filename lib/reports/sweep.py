@@ -233,7 +233,8 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
         }
     )
     kept, tried = table["chosen"].sum(), set(table["family"]) - {"none", WEAKER}
-    title = f"{kept} of {len(tried)} families have a strength that keeps NoDef's accuracy"
+    lost = f"{100 * TOLERANCE:.0f} points of validation accuracy"
+    title = f"{kept} of {len(tried)} families have a strength that loses at most {lost}"
     drawn = plots.strengths(frame, title=title if book.setup.conclusive else "Too small to conclude")
     results.save_figure(drawn.figure, f"{book.setup.name}__strengths", book.setup.name)
     return drawn
@@ -245,5 +246,6 @@ def caption(book: Workbook, table: pd.DataFrame) -> str:
         f"Preset {book.setup.name}: {len(table)} models of one training seed, attacked by {book.study.swept}; 95 % "
         f"intervals over people. Lines join a family's strengths from NoDef on; a ring marks the strongest that loses "
         f"at most {100 * TOLERANCE:.0f} points of validation accuracy; the grey steps are the Pareto front: "
-        f"{', '.join(label(name) for name in table.loc[table['front'], 'defence'])}."
+        f"{', '.join(label(name) for name in table.loc[table['front'], 'defence'])}. One training of every model, NoDef's "
+        "checkpoints of that one: notebook 06 has several, so its numbers differ."
     )
