@@ -302,7 +302,14 @@ def test_every_grid_and_listed_attack_of_the_shipped_setups_is_valid() -> None:
             own = shown.setup.attacks[attack].get(prior, {}) | shown.setup.budget(attack, budget)
             assert len(trials) > 1 and all(attacks.get(attack).budget(**{**own, **trial}) for trial in trials)
         study = shown.study
-        listed = [*study.compared, *study.adaptive, *study.referee, *study.curves, study.swept]
+        listed = [
+            *study.compared,
+            *study.adaptive,
+            *study.referee,
+            *study.curves,
+            *study.repeated_attacks,
+            study.swept,
+        ]
         for attack in shown.listed_attacks(listed):
             method = attacks.get(attack.attack)
             method.budget(**attack.values)

@@ -343,7 +343,9 @@ def test_the_trade_off_has_the_natural_accuracy_of_the_tables(book, measured):
     table = results.load_tables(f"{book.setup.name}__*", folder=results.output_dir(book.setup.name))
     frame, shown = advantages(book).set_index("defence"), tradeoff_report.tradeoff_frame(book)
     outside = advantages(book).assign(extrapolated=True, P_dominates=0.0)
-    assert set(tradeoff_report.comparison_table(outside)["by this judge alone"]) == {"none: less accurate than any NoDef"}
+    assert set(tradeoff_report.comparison_table(outside)["by this judge alone"]) == {
+        "none: less accurate than any NoDef"
+    }
     for defence in book.defences:
         rows = table[(table["metric"] == "natural_accuracy") & (table["defence"] == defence)]
         value = rows[(rows["split"] == "test") & (rows["headline"] == 1)]["value"].mean()
@@ -617,7 +619,8 @@ def test_what_the_attack_misses_is_read_against_nodef(book, slope, answer):
 def test_the_plan_lists_every_stage_once_and_sees_what_is_there(book, measured):
     budget.budget_curve(book)
     book = replace(
-        book, study=replace(book.study, compared=[], adaptive=[], referee=[], curves=[], others=[])
+        book,
+        study=replace(book.study, compared=[], adaptive=[], referee=[], curves=[], others=[], repeated=[]),
     )  # the toy has few attacks
     steps = plan(book)
     keys = [step.stage.key for step in steps]

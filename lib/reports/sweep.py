@@ -246,6 +246,6 @@ def caption(book: Workbook, table: pd.DataFrame) -> str:
         f"Preset {book.setup.name}: {len(table)} models of one training seed, attacked by {book.study.swept}; 95 % "
         f"intervals over people. Lines join a family's strengths from NoDef on; a ring marks the strongest that loses "
         f"at most {100 * TOLERANCE:.0f} points of validation accuracy; the grey steps are the Pareto front: "
-        f"{', '.join(label(name) for name in table.loc[table['front'], 'defence'])}. One training of every model, NoDef's "
-        "checkpoints of that one: notebook 06 has several, so its numbers differ."
+        f"{', '.join(label(name) for name in table.loc[table['front'], 'defence'])}. One training of every model, and "
+        "NoDef's checkpoints of that one: notebook 06 has several, so its numbers differ."
     )

@@ -271,7 +271,7 @@ class Workbook:
         steps = {}
         for defence in {*self.defences, *(f"early({p:g})" for p in self.setup.snapshots), "none"}:
             multiple = targets.headline(self.setup, defence)
-            steps[defence] = targets.target(self.setup, defence, self.training_seeds[0], multiple).steps
+            steps[defence] = measures.steps_of(self.setup, defence, self.training_seeds[0], multiple)
         wanted = table.training_steps == table.defence.map(steps)
         study = (table.attack == "") | (
             (table.attack == self.study.attacks[0])

@@ -25,14 +25,18 @@ Row = dict[str, Any]
 # --- rows about a target ------------------------------------------------------------------------------
 
 
-def _common(setup: Setup, defence: str, seed: int, multiple: float | None) -> Row:
+def steps_of(setup: Setup, defence: str, seed: int, multiple: float | None) -> int:
+    """How long a target was trained; its network need not be there if its answers are."""
     known = records.answers if setup.has_photos else targets.target
-    trained = known(setup, defence, seed, multiple)
+    return known(setup, defence, seed, multiple).steps
+
+
+def _common(setup: Setup, defence: str, seed: int, multiple: float | None) -> Row:
     best = multiple is None or multiple == targets.headline(setup, defence)
     return {
         "setup": setup.name,
         "defence": canonical(defence, setup.defences),
-        "training_steps": trained.steps,
+        "training_steps": steps_of(setup, defence, seed, multiple),
         "prior": "",
         "attack": "",
         "budget": "",
