@@ -275,7 +275,9 @@ def test_constants_are_settled_by_the_throw_away_target(
 ) -> None:
     monkeypatch.setattr(settle, "LENGTH", 1.0)
     monkeypatch.setattr(inversion, "judge_reconstructions", lambda *_: pytest.fail("an evaluator was asked"))
+    assert settle.coverage(book.setup) == "Preset digits: 0 of 2 trials are made; missing: ppa 2."
     table = settle.settle(book.setup, "ppa")
+    assert settle.coverage(book.setup) == "Preset digits: 2 of 2 trials are made."
     assert sorted(table["learning_rate"]) == ["0.05", "0.2"] and (table["people"] == 3).all()
     assert table["target_confidence"].is_monotonic_decreasing
     monkeypatch.setattr(settle, "rank", lambda *_, **__: pytest.fail("a trial was repeated"))

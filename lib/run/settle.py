@@ -126,6 +126,25 @@ def tried(setup: Setup) -> pd.DataFrame:
     return table.sort_values(["attack", "target confidence"], ascending=[True, False], ignore_index=True)
 
 
+def coverage(setup: Setup) -> str:
+    """How much of the grids is tried with the constants that the setup has beside them, in words."""
+    if not setup.grids:
+        return f"Preset {setup.name} has no grids: its constants are taken as they are."
+    missing, count = {}, 0
+    for name in setup.grids:
+        prior, budget, grid = trials(setup, name)
+        run, done = (
+            Attack(setup, "none", SEED, name, prior, budget, SEED, LENGTH),
+            _tried(*(folder / "settled" / f"{setup.name}__{name}.csv" for folder in _folders(setup))),
+        )
+        values = [json.dumps({**run.values, **constants}, sort_keys=True) for constants in grid]
+        count += len(grid)
+        missing[name] = sum(text not in done for text in values)
+    left = ", ".join(f"{name} {number}" for name, number in missing.items() if number)
+    made = f"Preset {setup.name}: {count - sum(missing.values())} of {count} trials are made"
+    return f"{made}; missing: {left}." if left else f"{made}."
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
