@@ -98,7 +98,9 @@ def _markdown(text: str) -> str:
 def listed(book: Workbook) -> list[str]:
     """The study's defences that have a page; of a partial book those that are trained."""
     runs = [book.attack(text) for text in book.study.pages]
-    trained = made(book, runs, lambda run: store.exists(records.answers_stage(run.target_stage())))
+    trained = made(
+        book, runs, lambda run: store.exists(records.answers_stage(run.target_stage())), "training of"
+    )
     return [run.defence for run in trained]
 
 

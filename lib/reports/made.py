@@ -15,15 +15,18 @@ NAMED = 4  # models; of more their number is said
 
 
 def made(
-    book: Workbook, listed: Sequence[Attack], there: Callable[[Attack], bool] = success.is_there
+    book: Workbook,
+    listed: Sequence[Attack],
+    there: Callable[[Attack], bool] = success.is_there,
+    what: str = "",
 ) -> list[Attack]:
     """The listed attacks that a page is about: all, or, of a ``partial`` book, those that are ``there``. A notebook
-    says once what is left out."""
+    says once what is left out: ``what`` is done to the models attacked, if it is not the attack."""
     if not book.partial:
         return list(listed)
     kept = [attack for attack in listed if _is(attack, there)]
     kept_ids = {id(attack) for attack in kept}
-    say(book, _named([attack for attack in listed if id(attack) not in kept_ids]))
+    say(book, _named([attack for attack in listed if id(attack) not in kept_ids], what))
     return kept
 
 
@@ -42,12 +45,13 @@ def _is(attack: Attack, there: Callable[[Attack], bool]) -> bool:
         return False
 
 
-def _named(absent: Sequence[Attack]) -> str:
+def _named(absent: Sequence[Attack], what: str) -> str:
     """Attacks in words, the models of each together."""
     models: dict[str, dict[str, None]] = {}
     for run in absent:
-        models.setdefault(f"{run.attack} {run.prior} {run.budget}", {})[label(run.defence)] = None
+        doing = what or f"{run.attack} {run.prior} {run.budget} on"
+        models.setdefault(doing, {})[label(run.defence)] = None
     return "; ".join(
-        f"{line} on {', '.join(names) if len(names) <= NAMED else f'{len(names)} models'}"
+        f"{line} {', '.join(names) if len(names) <= NAMED else f'{len(names)} models'}"
         for line, names in models.items()
     )

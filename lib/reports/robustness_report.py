@@ -29,10 +29,12 @@ def models(book: Workbook, kind: str = "evaded") -> list[Attack]:
     ``backdoored``, first training seed; none if none is listed."""
     listed = [canonical(name, book.setup.defences) for name in getattr(book.study, kind)]
     names = dict.fromkeys(["none", *listed] if listed else [])
-    stage = {"evaded": robustness.evasion_stage, "backdoored": robustness.backdoor_stage}[kind]
-    return made(
-        book, [sweep.attack_on(book, name) for name in names], lambda attack: store.exists(stage(attack))
-    )
+    stage, what = {
+        "evaded": (robustness.evasion_stage, "evasion of"),
+        "backdoored": (robustness.backdoor_stage, "a backdoor in"),
+    }[kind]
+    attacked = [sweep.attack_on(book, name) for name in names]
+    return made(book, attacked, lambda attack: store.exists(stage(attack)), what)
 
 
 # --- evasion ------------------------------------------------------------------------------------------
