@@ -49,7 +49,12 @@ def _named(absent: Sequence[Attack], what: str) -> str:
     """Attacks in words, the models of each together."""
     models: dict[str, dict[str, None]] = {}
     for run in absent:
-        doing = what or f"{run.attack} {run.prior} {run.budget} on"
+        seeds = "".join(
+            f", {kind} seed {seed}"
+            for kind, seed in (("training", run.training_seed), ("attack", run.attack_seed))
+            if seed
+        )
+        doing = what or f"{run.attack} {run.prior} {run.budget}{seeds} on"
         models.setdefault(doing, {})[label(run.defence)] = None
     return "; ".join(
         f"{line} {', '.join(names) if len(names) <= NAMED else f'{len(names)} models'}"
