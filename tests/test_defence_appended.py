@@ -106,22 +106,24 @@ def test_the_triggers_are_drawn_to_their_person_only_where_the_network_sees_them
     assert (moved[0] != moved[1])[~inside].float().mean() > 0.1
 
 
+def rows_of_the_criterion(first, second):
+    """How many rows the first one's criterion is asked about in each of two steps of the composition."""
+    seen, plain = [], first.criterion
+    first.criterion = lambda logits, labels: seen.append(len(labels)) or plain(logits, labels)
+    train_bars([first, second], dataclasses.replace(SMALL, steps=2))
+    return seen
+
+
 def test_negative_smoothing_is_of_both_halves():
     """The published combination; the triggers' own loss stays cross-entropy."""
-    negls, trapmid = build("negls(-0.05,schedule=constant)+trapmid(0.2)")
-    seen, plain = [], negls.criterion
-    negls.criterion = lambda logits, labels: seen.append(len(labels)) or plain(logits, labels)
-    train_bars([negls, trapmid], dataclasses.replace(SMALL, steps=2))
-    assert seen == [24, 24]
+    assert rows_of_the_criterion(*build("negls(-0.05,schedule=constant)+trapmid(0.2)")) == [24, 24]
 
 
 def test_negative_smoothing_leaves_what_a_network_obeys_to_cross_entropy():
     """Of moved photos the loss is bounded: NegLS sees photos alone."""
     negls, atat = build("negls(-0.05,schedule=constant)+atat(0.01)")
-    seen, plain = [], negls.criterion
-    negls.criterion = lambda logits, labels: seen.append(len(labels)) or plain(logits, labels)
-    train_bars([negls, atat], dataclasses.replace(SMALL, steps=2))
-    assert seen == [12, 12]
+    plain = negls.criterion
+    assert rows_of_the_criterion(negls, atat) == [12, 12]
     logits, labels = torch.randn(24, 3), torch.arange(24) % 3
     found = criterion_of([negls, atat], SMALL, 12)(logits, labels)
     torch.testing.assert_close(found[:12], plain(logits[:12], labels[:12]))

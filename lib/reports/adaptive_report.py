@@ -37,10 +37,10 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     to the same attack without them: ``same_steps`` (main evaluator) and ``same_steps_verifier`` under the same budget,
     with Holm's p over all of that judge's (``p``, ``p_verifier``); ``same_passes`` under the ``nearest_budget`` in
     passes."""
-    made = groups(found)
-    plain = {key: seeds for key, seeds in made.items() if "+" not in key[0]}
+    grouped = groups(found)
+    plain = {key: seeds for key, seeds in grouped.items() if "+" not in key[0]}
     rows = []
-    for (attack, prior, budget, defence), seeds in made.items():
+    for (attack, prior, budget, defence), seeds in grouped.items():
         spent = success.passes(seeds)
         rivals = [
             s for (a, p, _, d), s in plain.items() if (a, p, d) == (attacks.get(attack).base, prior, defence)
@@ -70,10 +70,10 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     for p, column in P_VALUES.items():
-        made = table[column].notna()
+        compared = table[column].notna()
         table[p] = float("nan")
-        if made.any():
-            table.loc[made, p] = statistics.holm([found.p_value for found in table.loc[made, column]])
+        if compared.any():
+            table.loc[compared, p] = statistics.holm([one.p_value for one in table.loc[compared, column]])
     return table
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from lib import attacks, results, statistics
 from lib.plots import label
 from lib.reports.made import made
-from lib.reports.tables import LEVEL, limits, percent, points
+from lib.reports.tables import LEVEL, established, limits, percent, points
 from lib.reports.workbook import Workbook
 from lib.stages import success
 from lib.stages.exhibits import by_person, person_names, shown_people, shown_photos
@@ -38,11 +38,11 @@ def _seeing(found: Sequence[Attack], gradients: bool) -> list[Attack]:
 
 def groups(found: Sequence[Attack]) -> dict[Group, list[Outcome]]:
     """Attack, prior, budget and model to the outcomes of its attack seeds, in the order given."""
-    made: dict[Group, list[Outcome]] = {}
+    grouped: dict[Group, list[Outcome]] = {}
     for outcome in success.measure(found):
         run = outcome.attack
-        made.setdefault((run.attack, run.prior, run.budget, run.defence), []).append(outcome)
-    return made
+        grouped.setdefault((run.attack, run.prior, run.budget, run.defence), []).append(outcome)
+    return grouped
 
 
 def comparison(found: Sequence[Attack]) -> pd.DataFrame:
@@ -51,9 +51,9 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     the model, paired by person; None on NoDef), ``passes`` through the target and ``seconds`` per person (on the
     machine that made them), ``memory_mb`` at its peak (on a CPU that of the process since it began: what ran before
     counts, so it compares no attacks), the number of attack seeds."""
-    rows, made = [], groups(found)
-    for (attack, prior, budget, defence), seeds in made.items():
-        cost, undefended = seeds[0].cost, made.get((attack, prior, budget, "none"))
+    rows, grouped = [], groups(found)
+    for (attack, prior, budget, defence), seeds in grouped.items():
+        cost, undefended = seeds[0].cost, grouped.get((attack, prior, budget, "none"))
         rows.append(
             {
                 "attack": attack,
@@ -270,7 +270,7 @@ def _protection(rows: pd.DataFrame, corrected: Mapping[int, float]) -> str:
     less, more, neither = kinds.values()
     for row in rows.itertuples():
         found, kind = row.protection.difference, neither
-        if found.excludes(0) and corrected[row.Index] < LEVEL:
+        if established(found, corrected[row.Index]):
             kind = less if found.low > 0 else more
         kind.append(f"{row.attack} with {row.prior} ({points(found)})")
     return "; ".join(f"{words} {', '.join(names)}" for words, names in kinds.items() if names)

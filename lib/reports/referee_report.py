@@ -141,16 +141,15 @@ def diagnostic(defence: str, training: Mapping[str, Any], overrides: Overrides) 
 
 def save(book: Workbook, found: Mapping[str, Verdict]) -> None:
     """The number of every model, and how many flags are not clear, as ``curves/<setup>__referee``."""
-    rows = []
+    rows, first = [], {run.defence: run for run in reversed(runs(book))}
     for model, verdict in found.items():
         doubts = float(sum(flag.state != "clear" for flag in verdict.flags))
-        run = next(run for run in runs(book) if run.defence == model)
         counted = Interval(doubts, doubts, doubts, len(verdict.flags))
         for metric, value, who in (
             ("attack_accuracy_top1", verdict.accuracy, next(iter(book.setup.evaluators))),
             ("flags", counted, ""),
         ):
-            row = sweep.curve_row(run, "referee", value, metric=metric, evaluator=who)
+            row = sweep.curve_row(first[model], "referee", value, metric=metric, evaluator=who)
             rows.append(row | {"attack": "referee", "prior": "ensemble", "budget": "ensemble"})
     results.save_curves(rows, f"{book.setup.name}__referee", allow_missing={"attack_accuracy_top1"})
 

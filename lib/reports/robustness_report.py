@@ -13,7 +13,7 @@ from lib.evaluation import identity_means
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.made import made
-from lib.reports.tables import LEVEL, limits, percent
+from lib.reports.tables import established, limits, percent
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
 from lib.robustness import membership, stamp
@@ -257,7 +257,7 @@ def shown_members(table: pd.DataFrame) -> pd.DataFrame:
 
 def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, *, radius: float) -> str:
     """What a defence against inversion costs or buys elsewhere, a finding a line; PGD at a radius. Where one is said
-    to differ from NoDef, Holm's p over the models of the line is below :data:`LEVEL`, too."""
+    to differ from NoDef, that is :func:`established` with Holm's p over the models of the line."""
     text = []
     for name, at_radius in (
         ("pgd", radius),
@@ -291,7 +291,7 @@ def _sorted(rows: pd.DataFrame) -> str:
     for row, p in zip(rows.itertuples(), corrected, strict=True):
         found: Interval = row.compared.difference
         kind = "no difference established"
-        if found.excludes(0) and p < LEVEL:
+        if established(found, p):
             kind = "higher" if found.low > 0 else "lower"
         kinds[kind].append(f"{label(row.defence)} ({points_text(found)})")
     return "; ".join(f"{kind} for {', '.join(names)}" for kind, names in kinds.items() if names) or "nobody"

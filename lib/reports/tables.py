@@ -93,6 +93,11 @@ LEVEL = 0.05
 """Below it Holm's p establishes a difference, where many are looked at together."""
 
 
+def established(difference: Interval, p: float) -> bool:
+    """Whether a difference is told from nothing by its interval and by its p, corrected for those beside it."""
+    return difference.excludes(0) and p < LEVEL
+
+
 def p_value(p: float | None) -> str:
     """As it is printed; nothing for None."""
     return "" if p is None or p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"

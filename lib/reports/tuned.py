@@ -15,7 +15,7 @@ from lib import results, statistics
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.made import made
-from lib.reports.tables import LEVEL, p_value, percent
+from lib.reports.tables import LEVEL, established, p_value, percent
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
 from lib.stages import measures, records, success
@@ -253,7 +253,7 @@ def _lines(found: pd.DataFrame) -> str:
     text = []
     for row in found[found["defence"] != "none"].itertuples():
         less = "is not established to leak less or more than NoDef"
-        if row.privacy.excludes(0) and row.p < LEVEL:
+        if established(row.privacy, row.p):
             less = f"leaks {'less' if row.privacy.low > 0 else 'more'} than NoDef"
         by = f", {row.by}," if "by" in found else ""
         line = f"- {label(row.defence)}{by} {less} ({points_text(row.privacy)})"

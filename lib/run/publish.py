@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from lib import store
 from lib.errors import UserError
 from lib.results import FORMATS, PUBLISHED, run_dir
 from lib.run.notebooks import is_partial, relative, study_notebooks
@@ -51,11 +52,6 @@ def copy_files(copies: Iterable[tuple[Path, Path]]) -> list[Path]:
     written = []
     for original, target in copies:
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{os.getpid()}.aside")
-        try:
-            shutil.copyfile(original, aside)
-            os.replace(aside, target)
-        finally:
-            aside.unlink(missing_ok=True)
+        store.write_aside(target, functools.partial(shutil.copyfile, original))
         written.append(target)
     return written

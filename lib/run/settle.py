@@ -61,14 +61,13 @@ def settle(setup: Setup, name: str) -> pd.DataFrame:
     trained, method = run.target(), attacks.get(name)
     model, faces = trained.model.to(device()), run.load_prior()
     known = knowledge(setup, name, "none", trained)
-    table, committed = (folder / "settled" / f"{setup.name}__{name}.csv" for folder in _folders(setup))
-    done = _tried(table, committed)
+    table, done = _tables(setup, name)[0], _tried(setup, name)
     people = torch.tensor(inversion.evenly_spaced(model.num_classes, PEOPLE))
     rows = []  # of this grid
     for count, constants in enumerate(grid):
         report(f"settle {name}", count, len(grid))
         values = {**run.values, **constants}
-        text = json.dumps(values, sort_keys=True)
+        text = _text(run.values, constants)
         if text in done:
             rows.append(done[text])
             continue
@@ -113,7 +112,7 @@ def tried(setup: Setup) -> pd.DataFrame:
     columns = ["attack", "prior", "constants", "target confidence", "chosen"]
     rows = []
     for name in setup.grids:
-        found = _tried(*(folder / "settled" / f"{setup.name}__{name}.csv" for folder in _folders(setup)))
+        found = _tried(setup, name)
         grid = [key for key in setup.grids[name] if key not in ("prior", "budget")]
         for row in found.values():
             values = json.loads(row["values"])
@@ -133,13 +132,9 @@ def coverage(setup: Setup) -> str:
     missing, count = {}, 0
     for name in setup.grids:
         prior, budget, grid = trials(setup, name)
-        run, done = (
-            Attack(setup, "none", SEED, name, prior, budget, SEED, LENGTH),
-            _tried(*(folder / "settled" / f"{setup.name}__{name}.csv" for folder in _folders(setup))),
-        )
-        values = [json.dumps({**run.values, **constants}, sort_keys=True) for constants in grid]
+        usual, done = Attack(setup, "none", SEED, name, prior, budget, SEED).values, _tried(setup, name)
         count += len(grid)
-        missing[name] = sum(text not in done for text in values)
+        missing[name] = sum(_text(usual, constants) not in done for constants in grid)
     left = ", ".join(f"{name} {number}" for name, number in missing.items() if number)
     made = f"Preset {setup.name}: {count - sum(missing.values())} of {count} trials are made"
     return f"{made}; missing: {left}." if left else f"{made}."
@@ -149,19 +144,25 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _folders(setup: Setup) -> tuple[Path, Path]:
+def _text(usual: dict[str, Any], constants: dict[str, Any]) -> str:
+    """All constants of a trial, by which it is known."""
+    return json.dumps({**usual, **constants}, sort_keys=True)
+
+
+def _tables(setup: Setup, attack: str) -> list[Path]:
     """Where trials lie: those of an earlier run here first, then the committed ones."""
-    return results.output_dir(setup.name), PUBLISHED
+    folders = (results.output_dir(setup.name), PUBLISHED)
+    return [folder / "settled" / f"{setup.name}__{attack}.csv" for folder in folders]
 
 
 def _sorted(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("target_confidence", ascending=False, ignore_index=True)
 
 
-def _tried(*tables: Path) -> dict[str, dict[str, Any]]:
+def _tried(setup: Setup, attack: str) -> dict[str, dict[str, Any]]:
     """Trials of an earlier run, here or committed, by all their constants."""
     found: dict[str, dict[str, Any]] = {}
-    for path in tables:
+    for path in _tables(setup, attack):
         if path.is_file():
             found |= {
                 row["values"]: row for row in pd.read_csv(path, dtype={"values": str}).to_dict("records")
