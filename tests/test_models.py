@@ -12,6 +12,7 @@ from torch import nn
 from lib.errors import UserError
 from lib.models import build_classifier, classifier_from, load_external, load_weights
 from lib.models.external import external_config
+from lib.models.ir import PReLU
 from lib.runtime import frozen
 
 SPECS = [
@@ -50,6 +51,27 @@ def test_no_strided_pointwise_convolution_of_few_channels(spec):
     assert layers
     for layer in layers:
         assert layer.in_channels >= 8 or layer.kernel_size != (1, 1) or layer.stride == (1, 1), layer
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 4, 4), (5, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prelu_is_torchs(shape, dtype):
+    draws = torch.Generator().manual_seed(0)
+    layer = PReLU(6)
+    layer.weight.data = torch.randn(6, generator=draws)
+    x = torch.randn(shape, generator=draws).to(dtype)
+    x[0, 0] = 0
+    found = []
+    for function in (layer, lambda x: nn.functional.prelu(x, layer.weight.to(dtype))):
+        given = x.clone().requires_grad_()
+        value = function(given)
+        value.square().sum().backward()
+        found.append((value, given.grad, layer.weight.grad))
+        layer.weight.grad = None
+    (value, *gradients), (expected, *wanted) = found
+    assert torch.equal(value, expected)
+    close = {} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    torch.testing.assert_close(gradients, wanted, **close)
 
 
 def test_width_is_remembered_by_the_spec():
