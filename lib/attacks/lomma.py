@@ -19,6 +19,7 @@ from lib.attacks.interface import Callback, Reconstructions, check_inputs
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import Identity, cross_entropy
 from lib.errors import UserError
+from lib.models import folded
 from lib.runtime import frozen, generator
 from lib.store import Checkpoint
 
@@ -128,6 +129,7 @@ def make_identity(target: nn.Module, knowledge: Knowledge, options: Options, *, 
                 f"lomma: expected students of {target.num_classes} classes and {target.image_size} px, got one of "
                 f"{student.num_classes} and {student.image_size} px; distil them from this target"
             )
+    students = tuple(map(folded, students))
     single: Callable[[Tensor, Tensor], Tensor] = logit_loss if options.maximise == "logit" else cross_entropy
     regular = _regulariser(target, knowledge, options, seed=seed) if options.maximise == "logit" else None
 

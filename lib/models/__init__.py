@@ -2,6 +2,7 @@
 
 from lib.models.classifier import Classifier, build_classifier, classifier_from, load_weights
 from lib.models.external import ExternalClassifier, load_external
+from lib.models.folding import folded
 from lib.models.stages import Stages, stages_of
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Stages",
     "build_classifier",
     "classifier_from",
+    "folded",
     "load_external",
     "load_weights",
     "stages_of",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.errors import UserError
+from lib.models import folded
 from lib.priors.adversarial import Run, check_images, digest
 from lib.priors.conditional_gan import ConditionalGenerator, ConditionalSpec, build_conditional_networks
 from lib.priors.guidance import ViewLaw, draw_views, look, max_margin
@@ -156,10 +157,11 @@ def train_conditional_gan(
     real = images.to(device)[run.kept["chosen"].flatten()]
     made = torch.zeros(len(SUMS), device=device)
     judged = torch.zeros(len(JUDGE_SUMS), device=device)
-    with frozen(target):
+    guide = folded(target)
+    with frozen(guide):
         while run.step < config.steps:
             _set_rates(run, config)
-            made += _learn_to_make(run, target, config)
+            made += _learn_to_make(run, guide, config)
             for _ in range(config.n_critic):
                 judged += _learn_to_judge(run, real, config)
             run.step += 1

@@ -30,6 +30,7 @@ LABELS = {
     "top_k": "+ one top-k",
     "features_once": "+ features kept",
     "channels_last": "+ channels last",
+    "folded": "+ norms folded",
     "quiet": "+ nothing read back",
     "large_batches": "+ larger batches",
 }

@@ -6,7 +6,7 @@ from unittest import mock
 
 import torch
 
-from lib import evaluation
+from lib import attacks, evaluation
 from lib.attacks import ppa, search
 from lib.attacks.ppa import PpaBudget
 from tests.bench.clock import Clock
@@ -24,7 +24,7 @@ def run(world: World, budget: PpaBudget, *, seed: int, clock: Clock) -> Outcome:
         mock.patch.object(ppa, "refine", clock.around("optimise", ppa.refine)),
         mock.patch.object(ppa, "select", clock.around("select", ppa.select)),
     ):
-        found = ppa.invert(world.target, world.prior, world.labels, budget=budget, seed=seed)
+        found = attacks.get("ppa").invert(world.target, world.prior, world.labels, budget=budget, seed=seed)
     judges = {"evaluator": world.evaluator, "verifier": world.verifier}
     with clock.phase("references"):
         photos = {name: seen[0] for name, seen in evaluation.judge(world.photos, judges).items()}

@@ -21,6 +21,7 @@ from lib import evaluation
 from lib.attacks.interface import device_of
 from lib.attacks.losses import poincare
 from lib.attacks.ppa import PpaBudget
+from lib.models import folded
 from lib.runtime import generator
 from tests.bench.clock import Clock
 from tests.bench.measures import Outcome, accuracy, mean_prdc, nearest
@@ -42,6 +43,7 @@ class Ways:
         top_k: one top-k of the pool for all targets instead of a full sort per target and candidate.
         features_once: each judge sees each photo and image once instead of once a measure.
         channels_last: the memory layout convolutions are fastest in.
+        folded: the target's normalisation folded into its convolutions.
         quiet: nothing is read back and shown at each step.
         large_batches: 64 samples, not 16, and the selection views of all targets at once.
     """
@@ -52,6 +54,7 @@ class Ways:
     top_k: bool = False
     features_once: bool = False
     channels_last: bool = False
+    folded: bool = False
     quiet: bool = False
     large_batches: bool = False
 
@@ -71,6 +74,7 @@ class _Pipeline:
     def __init__(self, world: World, budget: PpaBudget, ways: Ways, clock: Clock) -> None:
         self.world, self.budget, self.ways, self.clock = world, budget, ways, clock
         self.device = device_of(world.target)
+        self.target = folded(world.target) if ways.folded else world.target
         self.batch = 4 * BATCH if ways.large_batches else BATCH
         size = world.prior.image_size
         self.step_view = v2.RandomResizedCrop(size, scale=budget.crop_scale, ratio=(1.0, 1.0), antialias=True)
@@ -104,7 +108,7 @@ class _Pipeline:
         return synthesise_nchw(self.world.prior.generator, w, fused=not self.ways.activations)
 
     def _target(self, images: Tensor) -> Tensor:
-        return self.world.target(images.contiguous(memory_format=self.layout))
+        return self.target(images.contiguous(memory_format=self.layout))
 
     def _seen(self, network: nn.Module, batches: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
         """Features and logits, moved to the host batch by batch."""
