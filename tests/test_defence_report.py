@@ -67,7 +67,11 @@ def test_every_listed_defence_shows_that_it_acts(book: Workbook) -> None:
     assert defence_report.silent(book, hushed) == ["tts"]
     ends = defence_report.activity(book, curves)
     assert ends.loc[("NegLS -.05", "alpha"), "at the end"] == pytest.approx(-0.05)
-    assert set(ends["acted"]) == {"yes"}
+    assert set(ends["acted"]) == {"yes"} and ends["after the first epoch"].notna().all()
+    late = curves[(curves["defence"] != "tts") | (curves["step"] == curves["step"].max())]
+    assert defence_report.activity(book, late).loc[("TTS", "skip scale")].isna()["after the first epoch"]
+    assert defence_report.diagnostic_caption(late).endswith("not in the figure: TTS.")
+    assert "TTS" not in defence_report.diagnostic_caption(curves)
     idle = curves.assign(value=curves["value"].where(curves["diagnostic"] != "tts.skip_scale", 1.0))
     assert defence_report.silent(book, idle) == ["tts"], "a skip at full scale"
     assert defence_report.activity(book, idle).loc[("TTS", "skip scale"), "acted"] == "no"
@@ -97,7 +101,10 @@ def test_costs_are_ratios_of_one_run(book: Workbook, monkeypatch: pytest.MonkeyP
     assert (found["low"] <= found["time"]).all() and (found["time"] <= found["high"]).all()
     saved = found.set_index("defence")["saved"]
     assert saved["small(0.5)"] < 0.97 and saved["re(0.1,0.4)"] == pytest.approx(1)
-    dear = found.assign(time=np.array([1.0, 1.0, 1.0, 5.0, 1.0]), high=6.0)
-    assert "dearest is TTS, 5.0 times" in defence_report.cost_sentence(dear)
-    assert "3 of 4 defences" in defence_report.cost_sentence(dear)
+    dear = found.assign(
+        time=np.array([1.0, 1.0, 1.0, 5.0, 1.0]), low=[1, 1, 1, 4, 1], high=[1, 1.2, 1.2, 6, 1.4]
+    )
+    said = defence_report.cost_sentence(dear)
+    assert "dearest by the median is TTS, 5.0 times" in said
+    assert "Of 4 defences 2 take less" in said and " 1 more in every round, 1 now less, now more" in said
     assert torch.is_grad_enabled()

@@ -80,6 +80,15 @@ def test_k_one_is_the_stock_network_bit_for_bit(name, training):
     assert torch.equal(stock(IMAGES), scaled(IMAGES))
 
 
+def test_other_norms_and_cut_skips_come_in_any_order():
+    torch.manual_seed(0)
+    for text in ("groupnorm+rolss", "rolss+groupnorm"):
+        model = build_classifier(NETWORKS["densenet"], 3, 32)
+        for defence in build(text):
+            model = defence.build(model)
+        assert model(IMAGES).isfinite().all()
+
+
 @pytest.mark.parametrize("name", WITH_SKIPS)
 def test_rolss_is_ssf_zero_and_not_the_stock_network(name):
     cut = network(name, "rolss").eval()(IMAGES)

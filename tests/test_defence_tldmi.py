@@ -194,6 +194,11 @@ def test_sets_that_are_absent_or_private_are_refused(tmp_path, monkeypatch, sets
 def test_a_narrower_network_cannot_start_there(setup):
     with pytest.raises(UserError, match="expected a network of the pre-trained one's widths, got 0.5"):
         targets.target(setup, "small(0.5)+tldmi(1)", 0, 1)
+    assert not made("pretraining"), "refused before"
+
+
+def test_what_makes_its_own_batches_can_start_there(setup):
+    assert targets.target(setup, "tldmi(1)+trapmid(0.2)", 0, 1).steps and made("pretraining")
 
 
 def test_the_setups_that_come_along_have_people_to_learn_from():

@@ -81,6 +81,11 @@ def test_width_is_remembered_by_the_spec():
     assert model.head.in_features == 4
 
 
+def test_a_network_of_one_width_takes_no_other():
+    with pytest.raises(UserError, match="one width; drop small"):
+        build_classifier(SPECS[2], 4, 32, width=0.5)
+
+
 def test_the_target_has_a_normalised_feature_vector():
     model = build_classifier({"kind": "residual"}, 62, 64).eval()
     stages = model.body.stages

@@ -357,6 +357,10 @@ def test_a_lowered_learning_rate_brings_no_loss_to_rest() -> None:
     assert last == (pytest.approx(5 / 6), 1.0)
     stages = np.concatenate([np.linspace(9, 1, 50), np.full(10, 1.0)])
     assert checks._late_fall(stages, last)[0] == 0, "the last stage is at rest"
+    steep = np.concatenate([np.linspace(9, 4, 50), np.linspace(4, 2, 10)])
+    assert np.greater(*checks._late_fall(steep, last)), "the last stage falls to its end"
+    shaking = stages + 0.1 * np.cos(np.pi * np.arange(60))
+    assert not np.greater(*checks._late_fall(shaking, last)), "at rest but for its noise"
 
 
 def test_too_much_noise_to_tell_is_open() -> None:
@@ -365,7 +369,7 @@ def test_too_much_noise_to_tell_is_open() -> None:
     noisy = entry(0, loss=loss.tolist())
     chosen = chosen_of([[0.9] * PEOPLE], (WHITE,))
     found = checks.still_falling({WHITE: noisy}, chosen)
-    assert found.raised is None and "too noisy" in found.sentence
+    assert found.raised is None and "nothing can be told" in found.sentence
 
 
 def test_a_noisy_loss_that_has_come_to_rest_is_not_flagged() -> None:

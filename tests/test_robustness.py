@@ -214,6 +214,9 @@ def test_nodef_comes_first_whatever_is_listed(book: Workbook) -> None:
         "all are compared with it"
     )
     assert report.models(other, "backdoored") == []
+    part = dataclasses.replace(book, partial=True)
+    with pytest.raises(UserError, match="compares with NoDef, whose evaded record is not made yet"):
+        report.models(part)
 
 
 def test_the_plan_has_the_poisoned_targets(book: Workbook) -> None:
@@ -260,7 +263,7 @@ def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
     assert found["pearson"].n == len(values), "models are the sample"
     assert "Too small to conclude" in correlation.sentence(book, found)
     said = report.what_we_saw(evaded, opened, told, radius=8.0)
-    assert said.count("\n- ") == 4 and "PGD at 8/255" in said and "AutoAttack at 8/255" in said
+    assert said.count("\n- ") == 5 and "PGD at 8/255" in said and "AutoAttack at 8/255" in said
     assert report.shown_evasion(evaded).shape == (6, 3) and len(report.shown_backdoor(opened)) == 4
     assert report.patterns(book).shape == (2, 3, 16, 16)
 

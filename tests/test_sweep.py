@@ -121,7 +121,7 @@ def test_tuned_points_are_paired_with_nodef(book: Workbook) -> None:
     assert alone["advantage"].isna().all()
     nobody = tuned.chosen(book, table.assign(chosen=False))
     text = tuned.what_we_saw(book, {"One": tuned.chosen(book, table), "Two": nobody})
-    assert "**One**\n\n- RE [.1, .8] " in text and "**Two**\n\nNo model." in text
+    assert "**One**\n\n- RE [.1, .8] " in text and "**Two**\n\nNothing to compare yet." in text
     volumes = sweep.matched(book, table)
     assert list(volumes["family"]) == list(STRENGTHS) and "3 points" in volumes
     assert (
@@ -162,8 +162,21 @@ def test_other_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) 
         for column in ("privacy", "privacy_verifier")
     ]
     assert saved["value"].tolist() == pytest.approx(wanted, abs=1e-6)
+    raw = [statistics.compare_paired(*pair, seed=measures.SEED).p_value for pair in _pairs(both)]
+    assert [p for p in found["p"] if p is not None] == pytest.approx(list(statistics.holm(raw)))
     assert "by ppa+eot2 eigenfaces, " in tuned.what_we_saw(both, {"Others": found})
     assert tuned.others(book).empty and tuned.attacks(book) == []
+
+
+def _pairs(book: Workbook) -> list[list[np.ndarray]]:
+    """Of every run on a defence: NoDef's shares, person by person, and its own."""
+    found = [outcome.per_person() for outcome in success.measure(tuned.attacks(book))]
+    return [found[i : i + 2] for i in range(0, len(found), 2)]
+
+
+def test_a_strength_may_be_spelled_in_any_way(book: Workbook) -> None:
+    study = dataclasses.replace(book.study, strengths={"RE": ["re(.1, 0.20)", "re(0.1,0.8)"]})
+    assert sweep.families(dataclasses.replace(book, study=study)) == {"RE": ["re(0.1,0.2)", "re(0.1,0.8)"]}
 
 
 def test_models_are_compared_over_training_seeds(book: Workbook) -> None:
@@ -197,7 +210,7 @@ def test_models_are_compared_over_training_seeds(book: Workbook) -> None:
     text = tuned.what_we_saw(both, {"Seeds": found, "One": tuned.others(book)})
     assert "**Seeds**\n\n- RE [.1, .2], by ppa eigenfaces, " in text
     assert repeated.measure(book).empty and repeated.attacks(book) == []
-    assert "No model" in repeated.shown(repeated.measure(book)).data
+    assert "Nothing to compare" in repeated.shown(repeated.measure(book)).data
 
 
 def _in_rows(leaks: dict[tuple[str, str, int], np.ndarray]) -> list[np.ndarray]:
@@ -208,7 +221,7 @@ def _in_rows(leaks: dict[tuple[str, str, int], np.ndarray]) -> list[np.ndarray]:
 def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
     both = with_models(book, lengths=[0.5, 1], lengths_attack=LINES[0])
     found = tuned.lengths(both)
-    assert list(found["by"]) == ["after 4 steps"] * 2 + ["after 8 steps"] * 2
+    assert list(found["by"]) == ["4 steps, by ppa quick"] * 2 + ["8 steps, by ppa quick"] * 2
     runs = tuned.attacks(both)
     assert [records.answers_of(run).steps for run in runs] == [4, 4, 8, 8]
     short, erased, long, longer = (success.mean(success.measure([run])).value for run in runs)

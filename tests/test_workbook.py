@@ -222,6 +222,8 @@ def test_the_headline_length_is_best_by_validation_ties_to_the_shorter(
     monkeypatch.setattr(targets, "target", fake)
     assert targets.headline(book.setup, "none") == chosen
     assert targets.headline(book.setup, "early(0.5)") == chosen, "controls share NoDef's length"
+    assert targets.headline(book.setup, "fewer(0.5)+re(0.5,0.5)") == 1, "a composition is no control"
+    assert targets.is_point("early(0.5)") and not targets.is_point("early(0.5)+re(0.5,0.5)")
     assert targets.headline(book.setup, "re(0.5,0.5)") == 1, "defences without a list share the last one's"
 
 

@@ -52,6 +52,8 @@ class PpdgBudget(PpaBudget):
             (``pointwise``), or as sets, by conditional ``transport`` or maximum mean ``discrepancy``.
         private: pseudo-private images per identity, best first. pivot_steps, pivot_rate: of their projection.
             tune_steps, tune_rate: of the generator's tuning. Left out, the published ones of the mode.
+        pivot_noise: the projection's, measured by each ``coordinate`` of the latents or by all ``joint``, as published:
+            sqrt(d) times as much.
     """
 
     pool: int = 500
@@ -66,10 +68,12 @@ class PpdgBudget(PpaBudget):
     pivot_rate: float = 0.01
     tune_steps: int | None = None
     tune_rate: float = 3e-4
+    pivot_noise: Literal["coordinate", "joint"] = "coordinate"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_choice("mode", *DISTANCES)
+        self.require_choice("pivot_noise", "coordinate", "joint")
         for name, published in zip(
             ("private", "pivot_steps", "tune_steps"), PUBLISHED[self.mode], strict=True
         ):
@@ -160,7 +164,13 @@ def _guided(
         own = tunable(own)
         noise = generator(again, "ppdg", "projection", label.item())
         pivots = project(
-            own, private, distance, steps=budget.pivot_steps, learning_rate=budget.pivot_rate, noise=noise
+            own,
+            private,
+            distance,
+            steps=budget.pivot_steps,
+            learning_rate=budget.pivot_rate,
+            noise=noise,
+            joint=budget.pivot_noise == "joint",
         )
         tune(own, pivots, private, distance, steps=budget.tune_steps, learning_rate=budget.tune_rate)
         starts = search(

@@ -34,6 +34,7 @@ class Attack:
         sees: "gradients" (white box), "scores" or "labels".
         ingredients: what was appended to its name with ``+``.
         prior: the only kind of prior it works with (:func:`lib.attacks.interface.check_inputs`), None for any.
+        own_revision: without its ingredients.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Attack:
     sees: str = "gradients"
     ingredients: tuple[Ingredient, ...] = ()
     prior: str | None = None
+    own_revision: int = 1
 
     @property
     def base(self) -> str:
@@ -56,8 +58,9 @@ class Attack:
 
     @property
     def revision(self) -> int:
-        """Of what it does; see :class:`~lib.attacks.adaptive.Ingredient`."""
-        return max((ingredient.revision for ingredient in self.ingredients), default=1)
+        """Of what it does, the module's ``REVISION`` or an ingredient's: raised when that changes, by a default of its
+        budget, too, so that stored results are made anew."""
+        return max(self.own_revision, *(ingredient.revision for ingredient in self.ingredients), 1)
 
     @property
     def erases(self) -> frozenset[str]:
@@ -103,22 +106,13 @@ def _attacks() -> dict[str, Attack]:
             found[module.NAME] = Attack(
                 module.NAME,
                 module.Budget,
-                _on_folded(module.invert),
+                module.invert,
                 frozenset(getattr(module, "NEEDS", ())),
                 getattr(module, "SEES", "gradients"),
                 prior=getattr(module, "PRIOR", None),
+                own_revision=getattr(module, "REVISION", 1),
             )
     return found
-
-
-def _on_folded(invert: Callable[..., Reconstructions]) -> Callable[..., Reconstructions]:
-    """The same attack on a target that is made fast first."""
-
-    @functools.wraps(invert)
-    def run(target: nn.Module, *rest: Any, **named: Any) -> Reconstructions:
-        return invert(folded(target), *rest, **named)
-
-    return run
 
 
 def names() -> list[str]:
@@ -139,9 +133,9 @@ def get(name: str) -> Attack:
         raise UserError(f"attack: expected one of {', '.join(names())}, got {base!r}; check the spelling")
     attack = _attacks()[base]
     if not rest:
-        return attack
+        return dataclasses.replace(attack, invert=_on_folded(attack.invert))
     ingredients = tuple(parse(text) for text in rest)
-    if len({re.sub(r"\d+", "", text) for text in rest}) < len(rest):
+    if len({re.sub(r"[\d.]+", "", text) for text in rest}) < len(rest):
         raise UserError(f"attack: expected each ingredient once, got {name!r}; remove the repeated one")
     if attack.sees != "gradients":
         raise UserError(
@@ -168,3 +162,13 @@ def get(name: str) -> Attack:
         return dataclasses.replace(found, attack=name)
 
     return dataclasses.replace(attack, name=name, invert=invert, needs=needs, ingredients=ingredients)
+
+
+def _on_folded(invert: Callable[..., Reconstructions]) -> Callable[..., Reconstructions]:
+    """The same attack on a target that is made fast first."""
+
+    @functools.wraps(invert)
+    def run(target: nn.Module, *rest: Any, **named: Any) -> Reconstructions:
+        return invert(folded(target), *rest, **named)
+
+    return run

@@ -97,17 +97,24 @@ def project(
     steps: int,
     learning_rate: float,
     noise: torch.Generator,
+    joint: bool = False,
 ) -> Tensor:
     """Pivots (m, d): latents whose images come near ``images`` (m, 3, S, S), searched from the mean latent.
 
     An attack knows the latents of its own reconstructions, but a generator that already makes an image of a latent
     has nothing to learn there. Searching anew, as published, gives latents nearer the mean, where the prior draws
     from, and the distance that is left is what the tuning removes.
+
+    Args:
+        joint: the noise is in units of the latents' root mean square distance from their mean, as in the published
+            projectors, sqrt(d) times their deviation in a coordinate, by which it is measured otherwise.
     """
     with torch.no_grad():
         wanted = describe(access, images)
         start = access.sample(len(images), generator=noise, truncation=0.0)
     spread = access.sample(600, generator=noise, truncation=1.0).std(0)
+    if joint:
+        spread = spread.square().sum().sqrt()
     shaken = torch.randn(steps, *start.shape, generator=noise).to(start.device) * spread * NOISE
 
     def objective(latents: Tensor, step: int) -> tuple[Tensor, Tensor]:

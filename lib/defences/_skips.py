@@ -89,7 +89,7 @@ def scalable_skips(model: nn.Module) -> list[nn.Module]:
 def _dense_skips(block: _DenseBlock, body: torchvision.models.DenseNet) -> list[nn.Module]:
     """From the second layer on, a layer sees older maps, and so does what follows the last one."""
     layers = list(block.values())
-    width = layers[0].norm1.num_features
+    width = layers[0].conv1.in_channels
     maps = [width, *(layer.conv2.out_channels for layer in layers)]
     for number, layer in enumerate(layers[1:], 2):
         layer.relu1 = KeptChannels(layer.relu1, maps[:number])

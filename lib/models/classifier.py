@@ -77,6 +77,8 @@ def build_classifier(
     """
     options = {key: value for key, value in spec.items() if key not in ("kind", "cosine")}
     kind = spec.get("kind")
+    if width != 1.0 and kind not in ("residual", "ir"):
+        raise UserError(f"network kind {kind!r} has one width; drop small(...), or use residual or ir")
     try:
         if kind == "residual":
             body: nn.Module = Residual(_scaled(options.pop("widths", (24, 48, 96, 192)), width), **options)

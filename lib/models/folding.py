@@ -31,7 +31,7 @@ def folded(network: nn.Module) -> nn.Module:
     """A frozen copy of a :class:`Classifier` in evaluation mode that answers the same, up to rounding, in less time.
 
     Returns:
-        the network itself if it is another kind, answers at random, carries hooks, cannot be traced (control flow
+        the network itself if it is another kind, has draws of its own, carries hooks, cannot be traced (control flow
         that depends on its input) or answers differently when folded.
     """
     if not isinstance(network, Classifier) or any(map(_has_state_of_its_own, network.modules())):
@@ -39,14 +39,15 @@ def folded(network: nn.Module) -> nn.Module:
     whole = copy.deepcopy(network).eval().requires_grad_(False)
     short = copy.copy(whole)
     short._modules = dict(whole._modules)
-    try:
-        short.body = _folded(whole.body)
-    except Exception:  # what tracing somebody's own layer may raise is not known
-        return network
     size, parameter = whole.image_size, next(whole.parameters())
     probe = torch.rand(PROBES, 3, size, size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
     with torch.no_grad():
-        wanted, got = whole(probe), short(probe)
+        wanted = whole(probe)
+        try:
+            short.body = _folded(whole.body)
+            got = short(probe)
+        except Exception:  # what tracing somebody's own layer may raise is not known
+            return network
     same = torch.allclose(got, wanted, rtol=0, atol=TOLERANCE * float(wanted.abs().max()))
     return short if same else network
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lib import attacks, results, statistics
+from lib.attacks.referee.flags import GROWN
 from lib.plots import label
 from lib.reports.made import made
 from lib.reports.tables import LEVEL, established, limits, percent, points
@@ -161,9 +162,11 @@ def budget_curves(found: Sequence[Attack]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["attack", "passes", "value", "low", "high", "growth"])
 
 
-def growth_sentence(book: Workbook, curves: pd.DataFrame) -> str:
-    """Which attacks still grow with their budget, by the last step of each curve."""
+def growth_sentence(book: Workbook, curves: pd.DataFrame, *, white_box: bool) -> str:
+    """Which attacks still grow with their budget, by the last step of each curve (by little: by less than the referee
+    takes for growth), and which of the listed ones have no curve."""
     text = []
+    what = "passes" if white_box else "queries"
     for name, rows in curves.groupby("attack", sort=False):
         last, times = rows.iloc[-1], rows["passes"].iloc[-1] / rows["passes"].iloc[-2]
         if times < SAME:
@@ -171,10 +174,20 @@ def growth_sentence(book: Workbook, curves: pd.DataFrame) -> str:
             continue
         state = "no growth established"
         if last.growth.excludes(0):
-            state = "still grows" if last.growth.low > 0 else "finds less"
-        text.append(f"{name}: {state}, {points(last.growth)} for {times:.1f} times the passes")
+            state = "finds less"
+            if last.growth.low > 0:
+                state = "still grows" if last.growth.high > GROWN else "still grows, by little"
+        text.append(f"{name}: {state}, {points(last.growth)} for {times:.1f} times the {what}")
     if not text:
         return "No attack was run under two budgets."
+    listed = {" ".join(line.split()[:2]).replace(" ", ", ") for line in book.study.compared}
+    alone = [
+        name
+        for name in sorted(listed - set(curves["attack"]))
+        if (attacks.get(name.partition(",")[0]).sees == "gradients") == white_box
+    ]
+    if alone:
+        text.append(f"under one budget alone: {'; '.join(alone)}")
     return "; ".join(text) + ("." if book.setup.conclusive else ". **Too small to conclude.**")
 
 
@@ -221,8 +234,8 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
         )
         text.append(
             f"- **{model}**: the main evaluator takes most for the person from {best.attack} ({best.prior}), "
-            f"{best.main.percent()}; the verifier, which was trained on other people, from {likest.attack} "
-            f"({likest.prior}), {likest.verifier_match.percent()}."
+            f"{best.main.percent()}, for {_spent(best)} a person; the verifier, trained on other people, from "
+            f"{likest.attack} ({likest.prior}), {likest.verifier_match.percent()}."
         )
         compared = rows[[found is not None for found in rows["protection"]]]
         if len(compared):
@@ -242,6 +255,11 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
     else:
         text += ["", "Every attack beats its own prior samples by an interval."]
     return "\n".join([*text, _unlike(table)])
+
+
+def _spent(row: Any) -> str:
+    what = "passes" if attacks.get(row.attack).sees == "gradients" else "queries"
+    return f"{row.passes:,.0f} {what}"
 
 
 def _unlike(table: pd.DataFrame) -> str:

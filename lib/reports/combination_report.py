@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib import plots, results, statistics
-from lib.defences import parse, spell
+from lib.defences import canonical, parse, spell
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports import sweep
@@ -32,7 +32,8 @@ def pairs(book: Workbook) -> dict[str, tuple[str, str]]:
         UserError: a composition of another number of defences.
     """
     found = {}
-    for text in book.study.combined:
+    for written in book.study.combined:
+        text = canonical(written, book.setup.defences)
         terms = [spell([term]) for term in parse(text)]
         if len(terms) != 2:
             raise UserError(

@@ -26,6 +26,7 @@ from lib.stages import inversion, records
 from lib.stages.targets import recipe_of
 from lib.training import Defence, train_classifier
 
+CHEAP = 1.3  # times NoDef's training step: what is aimed at
 ROUNDS = 3  # of the measurement of costs, all defences in each
 STEPS = 3  # of an epoch
 EPOCHS = 2  # the first one warms up, the other is timed
@@ -87,7 +88,10 @@ def _glossary(kind: type[Defence], name: str) -> list[str]:
     ]
     said = " ".join(inspect.getdoc(base.diagnostics) or "" for base in extended).replace("<name>", name)
     named = re.sub(r"``\w+``", lambda found: found[0].replace("_", " "), said)
-    return [f"*What is recorded.* {named}"] if named else []
+    if not named:
+        return []
+    acted = (inspect.getdoc(kind.acted) or "").partition(".")[0]
+    return [f"*What is recorded.* {named} It has acted if {acted.removeprefix('Whether ')}."]
 
 
 def _markdown(text: str) -> str:
@@ -105,8 +109,8 @@ def listed(book: Workbook) -> list[str]:
 
 
 def pages(book: Workbook) -> str:
-    """The pages of the listed defences, one after another."""
-    return "\n\n".join(page(text) for text in listed(book))
+    """The pages of the study's defences, trained or not, one after another."""
+    return "\n\n".join(map(page, book.study.pages))
 
 
 def diagnostics(book: Workbook) -> pd.DataFrame:
@@ -150,9 +154,20 @@ def diagnostic_figure(curves: pd.DataFrame) -> Figure:
     return figure
 
 
+def diagnostic_caption(curves: pd.DataFrame) -> str:
+    """Whose diagnostics the figure leaves out."""
+    epochs = curves.groupby("defence", sort=False)["step"].nunique()
+    once = [label(text) for text in epochs.index[epochs == 1]] if (epochs > 1).any() else []
+    if not once:
+        return "Every defence that records something, over its training."
+    return (
+        f"Known at the end of training alone, and so in the table and not in the figure: {', '.join(once)}."
+    )
+
+
 def activity(book: Workbook, curves: pd.DataFrame) -> pd.DataFrame:
-    """First and last value of every diagnostic, and whether the defence acted by its own criterion
-    (:meth:`lib.training.Defence.acted`)."""
+    """First and last value of every diagnostic (no first of one that is known at the end alone), and whether the
+    defence acted by its own criterion (:meth:`lib.training.Defence.acted`)."""
     moved = {text: _acted(book, curves, text) for text in dict.fromkeys(curves["defence"])}
     named = curves.assign(
         defence=curves["defence"].map(label),
@@ -160,7 +175,9 @@ def activity(book: Workbook, curves: pd.DataFrame) -> pd.DataFrame:
         acted=["yes" if moved[text] else "no" for text in curves["defence"]],
     )
     ends = named.groupby(["defence", "diagnostic"], sort=False).agg(
-        first=("value", "first"), last=("value", "last"), acted=("acted", "last")
+        first=("value", lambda values: values.iloc[0] if len(values) > 1 else np.nan),
+        last=("value", "last"),
+        acted=("acted", "last"),
     )
     return ends.rename(columns={"first": "after the first epoch", "last": "at the end"})
 
@@ -193,7 +210,7 @@ def costs(book: Workbook) -> pd.DataFrame:
     passes). On random photos; pre-training is not in it."""
     setup = book.setup
     photos = _photos(setup)
-    names = list(dict.fromkeys(["none", *listed(book)]))
+    names = list(dict.fromkeys(["none", *book.study.pages]))
     saved = np.array([_saved(setup, name, photos) for name in names])
     seconds = np.array([[_seconds(setup, name, photos) for name in names] for _ in range(ROUNDS)])
     ratios = seconds / seconds[:, :1]
@@ -218,7 +235,7 @@ def _photos(setup: Setup) -> Images:
 
 def _train(setup: Setup, defence: str, photos: Images) -> list[tuple[int, float]]:
     """Train for a few epochs; the step and the moment at the end of each."""
-    moments: list[tuple[int, float]] = []
+    moments = [(0, time.perf_counter())]
     train_classifier(
         lambda planned: build_classifier(
             setup.target.network, len(photos.names), setup.image_size, width=planned.width
@@ -234,8 +251,8 @@ def _train(setup: Setup, defence: str, photos: Images) -> list[tuple[int, float]
 
 
 def _seconds(setup: Setup, defence: str, photos: Images) -> float:
-    """Per training step, after the first epoch."""
-    (first, began), *_, (last, ended) = _train(setup, defence, photos)
+    """Per training step, after the first epoch if there is another."""
+    *_, (first, began), (last, ended) = _train(setup, defence, photos)
     return (ended - began) / (last - first)
 
 
@@ -263,21 +280,24 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_sentence(found: pd.DataFrame) -> str:
-    """The dearest defence and how many cost next to nothing."""
+    """How many defences are as cheap as is aimed at in every round, how many are dearer in every, and the dearest."""
     own = found[found["defence"] != "none"]
     dear = own.loc[own["time"].idxmax()]
-    cheap = int((own["time"] < 1.3).sum())
+    cheap, over = int((own["high"] < CHEAP).sum()), int((own["low"] > CHEAP).sum())
     return (
-        f"{cheap} of {len(own)} defences take less than 1.3 times NoDef's time a step; the dearest is "
+        f"Of {len(own)} defences {cheap} take less than {CHEAP} times NoDef's time a step in every round, {over} more "
+        f"in every round, {len(own) - cheap - over} now less, now more; the dearest by the median is "
         f"{label(dear.defence)}, {dear.time:.1f} times [{dear.low:.1f}, {dear.high:.1f}]."
     )
 
 
 def what_we_saw(book: Workbook, curves: pd.DataFrame, found: pd.DataFrame) -> str:
-    """Whether every listed defence was active, and what they cost."""
-    quiet = silent(book, curves)
+    """Whether every trained defence was active, and what all cost."""
+    quiet, trained = silent(book, curves), len(listed(book))
     names = ", ".join(label(text) for text in quiet)
     active = (
-        f"Not shown to have acted: {names}" if quiet else "Every listed defence acted, by its own criterion"
+        f"Not shown to have acted: {names}"
+        if quiet
+        else f"All {trained} of {len(book.study.pages)} defences that are trained acted, by their own criteria"
     )
     return f"{active}. {cost_sentence(found)}"

@@ -15,7 +15,7 @@ from lib import attacks, evaluation, results, store
 from lib.attacks.referee import Diagnostic, Entry, Evidence, Member, Verdict, choose, judge, plain_confidence
 from lib.attacks.referee.ensemble import VIEWS
 from lib.attacks.referee.flags import Curve
-from lib.defences import acted
+from lib.defences import acted, canonical
 from lib.defences.names import Overrides
 from lib.plots import label
 from lib.reports import sweep
@@ -32,8 +32,9 @@ LOOKS = 16  # px
 
 
 def runs(book: Workbook) -> list[Attack]:
-    """The ensemble of the study on its compared models; on no model a part of it."""
-    listed = book.listed_attacks(book.study.referee, seeds=book.study.referee_seeds)
+    """The ensemble of the study on the models that it is to judge; on no model a part of it."""
+    models = [canonical(name, book.setup.defences) for name in book.study.referee_defences]
+    listed = book.listed_attacks(book.study.referee, models, book.study.referee_seeds)
     there = made(book, listed)
     whole = Counter(run.defence for run in listed)
     counted = Counter(run.defence for run in there)
@@ -162,12 +163,37 @@ def summary(found: dict[str, Verdict]) -> pd.DataFrame:
         rows.append(
             {
                 "model": label(model),
-                "best of the ensemble": verdict.accuracy.percent(),
+                "what the target likes best": verdict.accuracy.percent(),
+                "strongest member alone": _strongest(verdict),
                 "verdict": "established" if verdict.established else "not established",
                 "flags raised or open": "; ".join(raised) or "none",
             }
         )
     return pd.DataFrame(rows).set_index("model")
+
+
+def _strongest(verdict: Verdict) -> str:
+    row = verdict.members.sort_values("attack_accuracy").iloc[-1]
+    return f"{100 * row.attack_accuracy:.1f} %, {row.name}"
+
+
+def members(verdict: Verdict) -> pd.DataFrame:
+    """Of every member alone: what it sees, the target's mean confidence through the referee's views, AttAcc of what the
+    target likes best, and of how many people the choice among all members is its."""
+    shares = {
+        "target_confidence": "mean confidence of the target",
+        "attack_accuracy": "AttAcc alone, main",
+    }
+    rows = verdict.members.rename(columns={**shares, "chosen": "people it is chosen for"})
+    for name in shares.values():
+        rows[name] = [f"{100 * value:.1f} %" for value in rows[name]]
+    return rows
+
+
+def not_judged(book: Workbook, found: Mapping[str, Verdict]) -> str:
+    """Defences that have a page and were not put to the referee."""
+    left = [label(name) for name in book.study.pages if canonical(name, book.setup.defences) not in found]
+    return f"Not put to the referee: {', '.join(left)}." if left else ""
 
 
 def flag_grid(found: dict[str, Verdict]) -> pd.DataFrame:
@@ -189,6 +215,7 @@ def all_findings(found: dict[str, Verdict]) -> pd.DataFrame:
 def what_we_saw(book: Workbook, found: dict[str, Verdict]) -> str:
     """The verdicts in words."""
     text = [f"{label(model)}: {verdict.sentence()}" for model, verdict in found.items()]
+    text += filter(None, [not_judged(book, found)])
     if not book.setup.conclusive:
         text.append("**Too small to conclude.**")
     return "\n\n".join(text)

@@ -42,10 +42,9 @@ def measure(book: Workbook) -> pd.DataFrame:
         rows += [
             row for point in found.to_dict("records") for row in _rows(runs[point["defence"]], seeds, point)
         ]
-    if not parts:
-        return pd.DataFrame(columns=[*tuned.COLUMNS, "by"])
-    results.save_curves(rows, f"{book.setup.name}__repeated")
-    return pd.concat(parts, ignore_index=True)
+    if parts:
+        results.save_curves(rows, f"{book.setup.name}__repeated")
+    return tuned.joined(parts)
 
 
 def _groups(book: Workbook) -> dict[str, tuple[dict[str, Attack], list[int]]]:
@@ -92,7 +91,9 @@ def _row(run: Attack, interval: Interval, metric: str, evaluator: str) -> dict[s
 def shown(found: pd.DataFrame) -> pd.DataFrame | Markdown:
     """:func:`lib.reports.tuned.shown`, with AttAcc of each seed; a sentence where the study lists nothing."""
     if found.empty:
-        return Markdown("No model of this study is trained under several seeds yet.")
+        return Markdown(
+            "Nothing to compare yet: it takes NoDef and a defence under the same two training seeds."
+        )
     table = tuned.shown(found)
     table.insert(2, "AttAcc, each training seed", [seed_points(seeds) for seeds in found["seeds"]])
     return table

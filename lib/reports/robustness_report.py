@@ -9,11 +9,12 @@ from torch import Tensor
 
 from lib import plots, results, statistics, store
 from lib.defences import canonical
+from lib.errors import UserError
 from lib.evaluation import identity_means
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.made import made
-from lib.reports.tables import established, limits, percent
+from lib.reports.tables import LEVEL, established, limits, percent
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
 from lib.robustness import membership, stamp
@@ -26,7 +27,11 @@ NAMES = {"clean": "no attack", "fgsm": "FGSM", "pgd": "PGD", "autoattack": "Auto
 
 def models(book: Workbook, kind: str = "evaded") -> list[Attack]:
     """The sweep's inversion attack on NoDef, which all are compared with, and on every listed model, ``evaded`` or
-    ``backdoored``, first training seed; none if none is listed."""
+    ``backdoored``, first training seed; none if none is listed.
+
+    Raises:
+        UserError: NoDef's is not made yet.
+    """
     listed = [canonical(name, book.setup.defences) for name in getattr(book.study, kind)]
     names = dict.fromkeys(["none", *listed] if listed else [])
     stage, what = {
@@ -34,7 +39,13 @@ def models(book: Workbook, kind: str = "evaded") -> list[Attack]:
         "backdoored": (robustness.backdoor_stage, "a backdoor in"),
     }[kind]
     attacked = [sweep.attack_on(book, name) for name in names]
-    return made(book, attacked, lambda attack: store.exists(stage(attack)), what)
+    found = made(book, attacked, lambda attack: store.exists(stage(attack)), what)
+    if names and (not found or found[0].defence != "none"):
+        raise UserError(
+            f"notebook 13 compares with NoDef, whose {kind} record is not made yet; make it first: "
+            f"`python -m lib.run batch {book.setup.name} --match none`"
+        )
+    return found
 
 
 # --- evasion ------------------------------------------------------------------------------------------
@@ -270,7 +281,7 @@ def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, 
         planted = rows[rows["defence"] == "none"]
         if any(row.opened.low <= row.before.high for row in planted.itertuples()):
             text.append(
-                f"The backdoor in the {place} does not open NoDef either, so nothing follows for the others."
+                f"The backdoor in the {place} is not established to open NoDef, so nothing follows for the others."
             )
             continue
         compared = rows[rows["compared"].notna()]
@@ -278,9 +289,14 @@ def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, 
     best, base = told.loc[max(told.index, key=lambda i: told["auc"][i].value)], told["auc"].iloc[0]
     line = f"Members are told best on {label(best.defence)}, AUC {best.auc.plain(2)}"
     if best.defence != "none":
-        apart = "their intervals overlap" if best.auc.low <= base.high else "their intervals do not overlap"
+        apart = "their intervals overlap, so no order is established"
+        if best.auc.low > base.high:
+            apart = "their intervals do not overlap"
         line += f"; with NoDef {base.plain(2)}: {apart}"
-    text.append(f"{line}.")
+    text += [
+        f"{line}.",
+        f"Higher or lower than NoDef: by the paired interval, and Holm's p over the models of the line below {LEVEL}.",
+    ]
     return "\n".join(f"- {line}" for line in text)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib import plots, results, statistics
+from lib.defences import canonical
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports.made import made
@@ -38,10 +39,29 @@ def families(book: Workbook) -> dict[str, list[str]]:
     """
     if not book.study.strengths:
         raise UserError(f"study {book.study.setup}: expected `strengths` to sweep, got none; list them")
-    listed = [attack_on(book, name) for names in book.study.strengths.values() for name in names]
-    there = {attack.defence for attack in made(book, listed)}
-    kept = {f: [name for name in names if name in there] for f, names in book.study.strengths.items()}
+    wanted = {
+        family: [canonical(name, book.setup.defences) for name in names]
+        for family, names in book.study.strengths.items()
+    }
+    there = {
+        attack.defence for attack in made(book, [attack_on(book, n) for ns in wanted.values() for n in ns])
+    }
+    kept = {family: [name for name in names if name in there] for family, names in wanted.items()}
     return {family: names for family, names in kept.items() if names}
+
+
+def untried(book: Workbook) -> str:
+    """Families of which strengths are not made yet, so that what is chosen of them is not tuned; empty if there is
+    none."""
+    there, wanted = families(book), book.study.strengths
+    parts = [
+        f"{family} {len(there.get(family, []))} of {len(names)}"
+        for family, names in wanted.items()
+        if family != WEAKER and len(there.get(family, [])) < len(names)
+    ]
+    tried, none = [[part for part in parts if (" 0 of " in part) == empty] for empty in (False, True)]
+    text = f"Not tuned yet, of strengths made: {', '.join(tried)}. " if tried else ""
+    return text + (f"No strength yet of {len(none)} families more." if none else "")
 
 
 def attack_on(book: Workbook, defence: str) -> Attack:
@@ -197,7 +217,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "validation accuracy": [f"{100 * value:.1f} %" for value in table["validation"]],
         "natural accuracy": [percent(interval) for interval in table["natural"]],
         "AttAcc, main": [percent(interval) for interval in table["attack"]],
-        "tuned": ["chosen" if chosen else "" for chosen in table["chosen"]],
+        "rule": ["chosen" if chosen else "" for chosen in table["chosen"]],
         "Pareto front": ["on it" if front else "" for front in table["front"]],
     }
     index = pd.MultiIndex.from_arrays(
@@ -235,6 +255,8 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
     kept, tried = table["chosen"].sum(), set(table["family"]) - {"none", WEAKER}
     lost = f"{100 * TOLERANCE:.0f} points of validation accuracy"
     title = f"{kept} of {len(tried)} families have a strength that loses at most {lost}"
+    if untried(book):
+        title = "Strengths made so far"
     drawn = plots.strengths(frame, title=title if book.setup.conclusive else "Too small to conclude")
     results.save_figure(drawn.figure, f"{book.setup.name}__strengths", book.setup.name)
     return drawn
@@ -247,5 +269,5 @@ def caption(book: Workbook, table: pd.DataFrame) -> str:
         f"intervals over people. Lines join a family's strengths from NoDef on; a ring marks the strongest that loses "
         f"at most {100 * TOLERANCE:.0f} points of validation accuracy; the grey steps are the Pareto front: "
         f"{', '.join(label(name) for name in table.loc[table['front'], 'defence'])}. One training of every model, and "
-        "NoDef's checkpoints of that one: notebook 06 has several, so its numbers differ."
+        f"NoDef's checkpoints of that one: notebook 06 has several, so its numbers differ. {untried(book)}"
     )

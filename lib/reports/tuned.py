@@ -39,7 +39,7 @@ def chosen(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
     kept = list(table.loc[table["chosen"], "defence"])
     weaker = list(table.loc[table["family"] == sweep.WEAKER, "defence"])
     runs = {name: sweep.attack_on(book, name) for name in ("none", *weaker, *kept)}
-    return compare(book, runs, kept, weaker)
+    return corrected(compare(book, runs, kept, weaker))
 
 
 def others(book: Workbook) -> pd.DataFrame:
@@ -112,25 +112,42 @@ def _others(book: Workbook) -> dict[str, dict[str, Attack]]:
 
 def _lengths(book: Workbook) -> dict[str, dict[str, Attack]]:
     found = {}
+    attack, _, budget = (book.study.lengths_attack.split() + 3 * [""])[:3]
     for multiple in book.study.lengths:
         steps = round(multiple * book.setup.target.recipe["steps"])
-        found[f"after {steps} steps"] = _runs(book, book.study.lengths_attack, multiple)
+        found[f"{steps} steps, by {attack} {budget}"] = _runs(book, book.study.lengths_attack, multiple)
     return {by: runs for by, runs in found.items() if runs}
 
 
 def _runs(book: Workbook, line: str, multiple: float | None = None) -> dict[str, Attack]:
-    """NoDef's first; none without it."""
+    """NoDef's first; none without it, or of it alone."""
     models = list(dict.fromkeys(["none", *book.study.met_defences]))
     listed = book.listed_attacks([line], models, book.attack_seeds[:1])
     runs = made(book, [replace(run, multiple=multiple) for run in listed])
-    return {run.defence: run for run in runs} if runs and runs[0].defence == "none" else {}
+    return {run.defence: run for run in runs} if len(runs) > 1 and runs[0].defence == "none" else {}
 
 
 def _grouped(book: Workbook, groups: Mapping[str, Mapping[str, Attack]]) -> pd.DataFrame:
     parts = [
         compare(book, runs, [n for n in runs if n != "none"]).assign(by=by) for by, runs in groups.items()
     ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COLUMNS, "by"])
+    return joined(parts)
+
+
+def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of :func:`compare`, with ``by``, as one, which p is corrected over."""
+    if not parts:
+        return pd.DataFrame(columns=[*COLUMNS, "by"])
+    return corrected(pd.concat(parts, ignore_index=True))
+
+
+def corrected(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with Holm's p in the place of p."""
+    compared = table["p"].notna()
+    found = table["p"].astype(object)
+    if compared.any():
+        found[compared] = statistics.holm(table.loc[compared, "p"].astype(float))
+    return table.assign(p=found)
 
 
 def compare(
@@ -150,7 +167,7 @@ def compare(
         A row a model, NoDef's first, columns :data:`COLUMNS` of Intervals: ``natural`` accuracy, AttAcc (``attack``)
         and ``verifier`` match rate; of others than NoDef ``utility``, ``privacy`` and ``privacy_verifier``, the
         differences to NoDef paired by person, in favour of the defence when positive; ``p`` of ``privacy`` (sign flips,
-        Holm's over the table), ``dominates``: the share of paired resamples in which it dominates NoDef. Of all, the
+        for :func:`corrected`), ``dominates``: the share of paired resamples in which it dominates NoDef. Of all, the
         ``advantage`` over NoDef's own frontier by the main evaluator, None without checkpoints (NoDef's own says how
         well the frontier fits), whether it is ``outside``, less accurate than any checkpoint, and AttAcc under each of
         the training ``seeds``. Empty without defences.
@@ -190,7 +207,6 @@ def compare(
             row |= {"advantage": over[i].advantage, "outside": over[i].extrapolated}
         rows.append(row)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table.loc[1:, "p"] = statistics.holm(table["p"].iloc[1:].astype(float))
     return table.astype(object).where(table.notna(), None)
 
 
@@ -243,9 +259,12 @@ def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
         )
         ending = (
             f"{over}ne training seed: intervals are over people alone. Where a model is said to leak less or more, "
-            f"Holm's p over its table is below {LEVEL}, too."
+            f"Holm's p over its table is below {LEVEL}, too; whether it beats a NoDef that trained less, and what "
+            "training adds, is by the interval alone."
         )
     parts = [f"**{name}**\n\n{_lines(table)}" for name, table in found.items()]
+    if book.study.strengths and (untried := sweep.untried(book)):
+        parts.append(untried)
     return "\n\n".join([*parts, ending])
 
 
@@ -268,4 +287,4 @@ def _lines(found: pd.DataFrame) -> str:
                 changes = "adds to that" if row.longer.low > 0 else "takes from that"
             line += f"; the longest training {changes} ({points_text(row.longer)})"
         text.append(f"{line}.")
-    return "\n".join(text) or "No model."
+    return "\n".join(text) or "Nothing to compare yet."

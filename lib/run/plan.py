@@ -64,7 +64,7 @@ def plan(book: Workbook) -> list[Step]:
         stage = targets.target_stage(setup, defence, seed, multiple)
         if setup.is_external:
             return stage
-        free = defence.startswith("early(")  # a point of the NoDef run
+        free = targets.is_point(defence)
         add(stage, 0.0 if free else targets.training_seconds(setup, stage, setup.target))
         return stage
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ import torch
 
 from lib import attacks, results, store
 from lib.attacks.access import Access
+from lib.attacks.interface import Budget
 from lib.attacks.losses import cross_entropy
 from lib.attacks.selection import rank
 from lib.errors import UserError
 from lib.results.schema import PUBLISHED
-from lib.runtime import device, frozen
+from lib.runtime import device, frozen, seed_for
 from lib.setups import Setup
 from lib.stages import inversion
 from lib.stages.inversion import Attack
@@ -82,9 +82,9 @@ def settle(setup: Setup, name: str) -> pd.DataFrame:
                     Access(model, faces, fast=False),
                     images,
                     people.to(device()),
-                    budget=replace(chosen, candidates=index.shape[1], keep=1),
+                    budget=_views(chosen, candidates=index.shape[1]),
                     loss=cross_entropy,
-                    seed=SEED,
+                    seed=seed_for(SEED, "settle"),  # not the views by which the attack chose
                 )
         done[text] = {
             "setup": setup.name,
@@ -107,20 +107,19 @@ def settle(setup: Setup, name: str) -> pd.DataFrame:
 
 
 def tried(setup: Setup) -> pd.DataFrame:
-    """Every trial made for the attacks of a setup, best first per attack: ``attack, prior, constants, target
+    """Every trial of the grids of a setup that is made, best first per attack: ``attack, prior, constants, target
     confidence, chosen`` (whether the setup has them now). Empty where none was made."""
     columns = ["attack", "prior", "constants", "target confidence", "chosen"]
     rows = []
     for name in setup.grids:
-        found = _tried(setup, name)
-        grid = [key for key in setup.grids[name] if key not in ("prior", "budget")]
-        for row in found.values():
-            values = json.loads(row["values"])
-            run = Attack(setup, "none", SEED, name, row["prior"], row["budget"], SEED)
-            budget = attacks.get(name).budget(**run.values)
-            chosen = all(_plain(getattr(budget, key)) == _plain(values[key]) for key in grid)
-            constants = ", ".join(f"{key.replace('_', ' ')} {values[key]}" for key in grid)
-            rows.append((name, row["prior"], constants, row["target_confidence"], chosen))
+        prior, _, grid = trials(setup, name)
+        usual, found = _usual(setup, name), _tried(setup, name)
+        now = attacks.get(name).budget(**usual)
+        for constants in grid:
+            if row := found.get(_text(usual, constants)):
+                chosen = all(_plain(getattr(now, key)) == _plain(value) for key, value in constants.items())
+                text = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in constants.items())
+                rows.append((name, prior, text, row["target_confidence"], chosen))
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values(["attack", "target confidence"], ascending=[True, False], ignore_index=True)
 
@@ -131,13 +130,31 @@ def coverage(setup: Setup) -> str:
         return f"Preset {setup.name} has no grids: its constants are taken as they are."
     missing, count = {}, 0
     for name in setup.grids:
-        prior, budget, grid = trials(setup, name)
-        usual, done = Attack(setup, "none", SEED, name, prior, budget, SEED).values, _tried(setup, name)
+        (*_, grid), usual, done = trials(setup, name), _usual(setup, name), _tried(setup, name)
         count += len(grid)
         missing[name] = sum(_text(usual, constants) not in done for constants in grid)
     left = ", ".join(f"{name} {number}" for name, number in missing.items() if number)
     made = f"Preset {setup.name}: {count - sum(missing.values())} of {count} trials are made"
     return f"{made}; missing: {left}." if left else f"{made}."
+
+
+def _usual(setup: Setup, name: str) -> dict[str, Any]:
+    """The constants that a grid's trials share with the setup."""
+    prior, budget, _ = trials(setup, name)
+    return Attack(setup, "none", SEED, name, prior, budget, SEED).values
+
+
+def _views(budget: Budget, *, candidates: int) -> Budget:
+    """The views alone of a budget, of which another attack's own checks would not let the candidates be changed."""
+    return Budget(
+        candidates=candidates,
+        steps=1,
+        learning_rate=1.0,
+        keep=1,
+        views=budget.views,
+        view_scale=budget.view_scale,
+        view_ratio=budget.view_ratio,
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -145,7 +145,8 @@ class Study:
         curves: the same attacks under smaller budgets, run on NoDef only, for their budget curves.
         compared_defences, compared_seeds: the models these are run on (priors trained against a target: the first
             two of them) and their attack seeds; empty: the study's first two, and its attack seeds.
-        referee_seeds: the referee's attack seeds; empty: the compared ones.
+        referee_defences, referee_seeds: the models that the referee judges, and its attack seeds; empty: the compared
+            ones.
         stepwise: too much for one run. Notebooks that do not train show what is made of the lists, and say what is not.
     """
 
@@ -176,6 +177,7 @@ class Study:
     backdoored: list[str] = field(default_factory=list)
     compared_defences: list[str] = field(default_factory=list)
     compared_seeds: list[int] = field(default_factory=list)
+    referee_defences: list[str] = field(default_factory=list)
     referee_seeds: list[int] = field(default_factory=list)
     stepwise: bool = False
 

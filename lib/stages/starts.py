@@ -15,6 +15,7 @@ from lib.errors import UserError
 from lib.models import build_classifier
 from lib.setups import NetworkConfig, Setup
 from lib.store import Stage
+from lib.training import Recipe
 
 
 def start_config(config: NetworkConfig) -> NetworkConfig:
@@ -60,16 +61,28 @@ def _helper_set(setup: Setup, world: World, name: str) -> Images:
     return usable[name]
 
 
-def try_surgery(setup: Setup, config: NetworkConfig) -> None:
-    """Let the defences refuse the network before hours of pre-training, not after."""
+def try_surgery(setup: Setup, config: NetworkConfig, recipe: Recipe) -> None:
+    """Let the defences refuse the network or the recipe before hours of pre-training, not after."""
     with torch.random.fork_rng(devices=[]):
-        model: nn.Module = build_classifier(config.network, 2, setup.image_size)
         defences = build(config.defence, setup.defences)
+        for defence in defences:
+            recipe = defence.plan(recipe)
+        check_width(f"{setup.name} {config.defence}", recipe)
+        model: nn.Module = build_classifier(config.network, 2, setup.image_size)
         for defence in defences:
             model = defence.build(model)
         for defence in defences:
             defence.freeze(model)
             defence.taps(model)
+
+
+def check_width(label: str, recipe: Recipe) -> None:
+    """Raises: UserError for a network of other widths than the pre-trained one's."""
+    if recipe.width != 1:
+        raise UserError(
+            f"{label}: expected a network of the pre-trained one's widths, got {recipe.width:g} of them; "
+            "drop the defence that changes widths"
+        )
 
 
 def merge(sets: list[Images]) -> Images:

@@ -11,7 +11,7 @@ from torch import nn
 from lib import store
 from lib.data import Images, load_world
 from lib.data.world import World, data_stage
-from lib.defences import applied, build, canonical, restore
+from lib.defences import applied, build, canonical, parse, restore
 from lib.errors import UserError
 from lib.models import Classifier, ExternalClassifier, build_classifier, load_external
 from lib.models.external import external_config
@@ -24,7 +24,7 @@ from lib.store import Artifact, Stage
 from lib.training import Recipe, train_classifier
 
 PROBE_STEPS = 3
-CONTROLS = ("early", "fewer", "small")  # weaker NoDef models; they share its training length
+CONTROLS = ("early", "fewer", "small")  # what makes a weaker NoDef model
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,17 @@ def target(setup: Setup, defence: str, seed: int, multiple: float | None = None)
 
 def _part_of_nodef(name: str) -> float:
     """How much of the NoDef run a target is: all of it, the share of a point of it, nothing of another's."""
-    return float(name[len("early(") : -1]) if name.startswith("early(") else float(name == "none")
+    return float(name[len("early(") : -1]) if is_point(name) else float(name == "none")
+
+
+def is_point(name: str) -> bool:
+    """Whether a target is a checkpoint of the NoDef run, which leaves it without a training of its own."""
+    return [term.name for term in parse(name)] == ["early"]
+
+
+def _is_weaker(name: str) -> bool:
+    """Whether a target is a NoDef model that was merely given less; they share NoDef's training length."""
+    return all(term.name in CONTROLS for term in parse(name))
 
 
 def _until(meta: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -147,7 +157,7 @@ def multiples_of(setup: Setup, defence: str) -> list[float]:
     name = canonical(defence, setup.defences)
     if name in setup.multiples:
         return setup.multiples[name]
-    if name.split("(")[0] in CONTROLS:
+    if _is_weaker(name):
         return setup.multiples["none"]
     return setup.multiples[next(key for key in reversed(setup.multiples))]
 
@@ -156,7 +166,7 @@ def selection_stage(setup: Setup, defence: str) -> Stage:
     """Which training length is best by validation, on training seed 0."""
     name = canonical(defence, setup.defences)
     if name not in setup.multiples:
-        name = "none" if name.split("(")[0] in CONTROLS else next(reversed(setup.multiples))
+        name = "none" if _is_weaker(name) else next(reversed(setup.multiples))
     lengths = multiples_of(setup, name)
     upstream = tuple(target_stage(setup, name, 0, m).key for m in lengths)
     params = {"setup": setup.name, "defence": name, "multiples": lengths}
@@ -271,7 +281,7 @@ def _pretrain(setup: Setup, config: NetworkConfig, world: World, role: str) -> A
 
     def make(checkpoint: store.Checkpoint) -> tuple[dict, dict]:
         photos = starts.photos_for(setup, config, world)
-        starts.try_surgery(setup, config)
+        starts.try_surgery(setup, config, recipe_of(config, setup.name))
         return _train(setup, starts.start_config(config), photos, None, checkpoint, stage.label, [])[:2]
 
     return store.get(stage, make)
@@ -295,11 +305,7 @@ def _train(
     def make_model(planned: Recipe) -> Classifier:
         model = build_classifier(config.network, len(photos.names), setup.image_size, width=planned.width)
         if start is not None:
-            if planned.width != 1:
-                raise UserError(
-                    f"{label}: expected a network of the pre-trained one's widths, got {planned.width:g} of them; "
-                    "drop the defence that changes widths"
-                )
+            starts.check_width(label, planned)
             body = {n.removeprefix("body."): t for n, t in start.tensors.items() if n.startswith("body.")}
             model.body.load_state_dict(body)
         return model

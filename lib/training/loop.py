@@ -21,11 +21,10 @@ from lib.runtime import autocast, generator, seed_for
 from lib.store import Checkpoint
 from lib.training.augment import augment
 from lib.training.composition import chained, criterion_of, restore_state, state_of, watch
-from lib.training.interface import Augmentation, Defence, Recipe, union
+from lib.training.interface import Defence, Recipe, union
 from lib.training.sampling import check_balanced, epoch_order
 
 Callback = Callable[[dict[str, Any]], None]
-__all__ = ["Augmentation", "TrainingResult", "accuracy", "predict", "train_classifier"]
 
 
 @dataclass
@@ -189,8 +188,6 @@ def train_classifier(
             step, count = step + 1, count + 1
             if step in marks:
                 kept[marks[step]] = {n: t.clone() for n, t in averaged.state_dict().items()}
-        if count == 0:
-            break
         row = {"step": step, "loss": float(total) / count}
         if not math.isfinite(row["loss"]):
             raise UserError(

@@ -2,7 +2,8 @@
 
 A network trained on erased images never saw a whole one. An image is therefore shown to it K times, each time
 with another part erased as in training, and its logits are averaged: every part must then look like the person,
-whatever else is hidden. The average replaces the logits in search, optimisation and selection alike.
+whatever else is hidden. The average replaces the logits in search, optimisation and selection alike. Where many views
+are computed again in the backward pass to save memory, that is the price of the machine and no pass of the attack's.
 """
 
 from __future__ import annotations

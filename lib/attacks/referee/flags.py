@@ -139,14 +139,16 @@ def still_falling(entries: Mapping[Member, Entry], chosen: Chosen) -> Flag:
         share,
         limit,
         f"{100 * share:.0f} % of the whole fall of the loss is in the last steps at the full rate or still to come"
-        f"{_names('', guilty)}, {100 * limit:.0f} % would be rest and noise{_names('; too noisy to tell', noisy)}",
+        f"{_names('', guilty)}; a loss at rest may show up to {100 * limit:.0f} % by its noise"
+        f"{_names(f'; more than {100 * STRAIGHT:.0f} % by noise, so nothing can be told', noisy)}",
         "give it more steps",
     )
 
 
 def _late_fall(history: np.ndarray, descent: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
     """The share of its whole fall that a loss (steps,) falls at the end of its descent, 1 if it never fell or is too
-    short to have come to rest, and the share that is to be flagged: more where the loss is noisy."""
+    short to have come to rest, and the share that is to be flagged: more where the loss is noisy. Of a descent that
+    begins late, where something else was moved before, the fall within it counts; without one it is at rest."""
     first, last = (round(share * len(history)) for share in descent)
     loss = history[first:last]
     if len(loss) < 4:
@@ -155,8 +157,13 @@ def _late_fall(history: np.ndarray, descent: tuple[float, float] = (0.0, 1.0)) -
     half = part // 2
     noise = np.diff(loss[-max(4, len(loss) // 2) :]).std(ddof=1) / np.sqrt(2)
     whole = history[:part].mean() - loss[-part:].mean()
-    if whole <= NOISE * noise * np.sqrt(2 / part):
+    least = NOISE * noise * np.sqrt(2 / part)
+    if whole <= least:
         return 1.0, FALLING
+    if first:
+        whole = loss[:part].mean() - loss[-part:].mean()
+        if whole <= least:
+            return 0.0, FALLING
     late = loss[-part:-half].mean() - loss[-half:].mean()
     error = noise * np.sqrt(1 / half + 1 / (part - half))
     return max(0.0, float(late / whole)), max(FALLING, float(NOISE * error / whole))
@@ -272,7 +279,8 @@ def not_saturated(curves: Mapping[str, Curve], chosen: Chosen) -> Flag:
         passes, grown, left = found
         text.append(
             f"{search}: the last step of the budget, to {passes:.0f} passes per identity, adds "
-            f"{100 * grown.value:+.1f} points [{100 * grown.low:+.1f}, {100 * grown.high:+.1f}]"
+            f"{100 * grown.value:+.1f} points [{100 * grown.low:+.1f}, {100 * grown.high:+.1f}] "
+            f"(up to {100 * GROWN:.0f} are let pass)"
         )
         if grown.high > GROWN and grown.low > 0:
             guilty.append((search, grown))
