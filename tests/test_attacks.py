@@ -490,6 +490,8 @@ def test_an_attack_on_one_kind_of_prior_refuses_others_before_any_work(prior: To
 def test_attacks_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"ppa", "gmi"} <= set(attacks.names())
     assert attacks.get("ppa").Budget is PpaBudget and attacks.get("gmi").invert.__wrapped__ is gmi.invert
+    assert attacks.get("ppa").revision == 1 and attacks.get("ppa+eot4").revision == 2
+    assert dataclasses.replace(attacks.get("ppa+eot4"), own_revision=3).revision == 3
     assert attacks.get("ppa").budget(crop_scale=[0.8, 1.0], keep=4).crop_scale == (0.8, 1.0)
     with pytest.raises(UserError, match="expected one of .*gmi.*ppa.*got 'pppa'"):
         attacks.get("pppa")

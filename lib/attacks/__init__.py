@@ -1,6 +1,8 @@
 """Model-inversion attacks, one per file: ``invert(target, prior, labels, *, budget, seed, ...)``.
 
-A module of this package with ``NAME``, ``Budget`` and ``invert`` is an attack; :func:`get` finds it by name.
+A module of this package with ``NAME``, ``Budget`` and ``invert`` is an attack; :func:`get` finds it by name. When
+what it does changes, by a default of its budget, too, its ``REVISION`` (1 if it has none) is raised: stored results are
+known by what setups say and by that.
 The stages they share (candidate search, optimisation, selection) are modules of their own.
 """
 

@@ -200,5 +200,8 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
         text.append(
             f"{label(row['pair'])}: {adds} ({points_text(together)}); the pair {over} ({points_text(least)} over it)"
         )
+    listed = len(book.study.combined)
+    if len(text) < listed:
+        text.append(f"{len(text)} of {listed} listed pairs are made")
     seeds = "One training seed: intervals are over people alone, so chance in training is in every number."
     return f"{'; '.join(text)}. {seeds if book.setup.conclusive else '**Too small to conclude.**'}"
