@@ -298,6 +298,6 @@ def what_we_saw(book: Workbook, curves: pd.DataFrame, found: pd.DataFrame) -> st
     active = (
         f"Not shown to have acted: {names}"
         if quiet
-        else f"All {trained} of {len(book.study.pages)} defences that are trained acted, by their own criteria"
+        else f"{trained} of {len(book.study.pages)} defences are trained, and all of them acted by their own criteria"
     )
     return f"{active}. {cost_sentence(found)}"
