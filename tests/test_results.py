@@ -96,6 +96,7 @@ def test_without_results_dir_committed_results_are_read_but_not_written(monkeypa
         ({"colour": "red"}, "unknown \\['colour'\\]"),
         ({"metric": "AttAcc"}, "metric: expected snake_case"),
         ({"evaluator": "Main net"}, "evaluator: expected snake_case"),
+        ({"attack": "ppa.eot4"}, "attack: expected snake_case"),
         ({"value": 90.0}, "value: expected a fraction"),
         ({"low": -0.1}, "low: expected a fraction"),
         ({"low": 0.97, "high": 0.95}, "low <= high"),

@@ -217,8 +217,9 @@ def _check_values(frame: pd.DataFrame, kind: str, allow_missing: set[str]) -> No
     for column in ("metric", "evaluator", "split", "attack", "curve", "x_name"):
         if column in frame:
             named = frame[column] != ""
-            # an attack's ingredients are appended with +
-            words = frame[column].str.replace("+", "_") if column == "attack" else frame[column]
+            words = frame[column]
+            if column == "attack":  # ingredients are appended with +, and may have a weight
+                words = words.str.replace(r"\+|(?<=\d)\.(?=\d)", "_", regex=True)
             _refuse(
                 named & ~words.map(lambda v: bool(_SNAKE.match(v))),
                 frame[column],
