@@ -198,8 +198,10 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
             said = "; ".join(f"{side}: {', '.join(names) or 'none'}" for side, names in sides.items())
             line += f" Established by the {judge}: {said}."
         level = rows[rows["same_passes"].notna()]
-        behind = [row.attack for row in level.itertuples() if row.same_passes.difference.high < 0]
-        ahead = [row.attack for row in level.itertuples() if row.same_passes.difference.low > 0]
+        behind, ahead = (
+            [f"{row.attack} {row.budget}" for row in level.itertuples() if clear(row.same_passes.difference)]
+            for clear in (lambda found: found.high < 0, lambda found: found.low > 0)
+        )
         if len(level):
             line += (
                 f" Against a plain attack of as many passes, each by its interval alone: more from "
