@@ -44,7 +44,7 @@ BUDGETS = {
     "mirror_genetic": "37ed3a95d490a8a5",
     "plgmi": "e882bd5eed9d2dc6",
     "ppa": "cdc4a9f6ea75e894",
-    "ppdg": "f4d3086362e264be",
+    "ppdg": "edd444f94197585b",
     "rlb": "f77167c13ae8e0b6",
 }
 

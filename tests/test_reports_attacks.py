@@ -60,6 +60,9 @@ def test_the_referee_has_attack_seeds_of_its_own(book: Workbook) -> None:
     study = Study(**{**book.study.__dict__, "referee_seeds": [0, 1]})
     wider = Workbook(book.setup, study, book.defences, (0,), (0,))
     assert {run.attack_seed for run in referee_report.runs(wider)} == {0, 1}
+    study = Study(**{**book.study.__dict__, "referee_defences": ["none", "fe(0.5)"]})
+    other = Workbook(book.setup, study, book.defences, (0,), (0,))
+    assert {run.defence for run in referee_report.runs(other)} == {"none", "fe(0.5)"}
     assert {run.attack_seed for run in attack_report.runs(wider, white_box=True)} == {0}
 
 
@@ -165,15 +168,19 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     first, last = curves.iloc[0], curves.iloc[1]
     assert first.passes < last.passes and first.growth is None
     assert last.growth.value == pytest.approx(last.value - first.value)
-    assert "ppa, eigenfaces: " in attack_report.growth_sentence(book, curves)
+    assert "ppa, eigenfaces: " in attack_report.growth_sentence(book, curves, white_box=True)
+    assert "under one budget alone: " in attack_report.growth_sentence(book, curves, white_box=True)
     words = {
-        "still grows": Interval(0.2, 0.1, 0.3, 3),
+        "still grows, +": Interval(0.2, 0.1, 0.3, 3),
+        "still grows, by little, +": Interval(0.02, 0.01, 0.03, 3),
         "finds less": Interval(-0.2, -0.3, -0.1, 3),
         "no growth established": Interval(0.1, -0.1, 0.3, 3),
     }
     for word, growth in words.items():
-        assert word in attack_report.growth_sentence(book, curves.assign(growth=[None, growth]))
-    early = attack_report.growth_sentence(book, curves.assign(passes=first.passes))
+        assert word in attack_report.growth_sentence(
+            book, curves.assign(growth=[None, growth]), white_box=True
+        )
+    early = attack_report.growth_sentence(book, curves.assign(passes=first.passes), white_box=True)
     assert "stops by itself" in early and "grow" not in early
     sheet = attack_report.sheet(book, found, "none")
     assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())
@@ -201,14 +208,18 @@ def test_the_plan_has_every_listed_attack(book: Workbook) -> None:
 def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> None:
     found = adaptive_report.runs(book)
     book.invert(found)
-    table = adaptive_report.comparison(found).set_index(["attack", "defence"])
+    whole = adaptive_report.comparison(found)
+    assert {"quick", "headline"} == set(whole.loc[whole["attack"] == "ppa", "budget"]), (
+        "plain ones of all budgets"
+    )
+    table = whole[whole["budget"] == "quick"].set_index(["attack", "defence"])
     plain, eot = table.loc[("ppa", "none")], table.loc[("ppa+eot2", "none")]
     assert plain["same_steps"] is None and plain["masks"] == 0 and eot["masks"] == 2
     assert eot["passes"] == 2 * plain["passes"] and adaptive_report.views_counted(table.reset_index())
     few = table.loc[("ppa+eot3", "none")]
     assert few["main"].n == few["same_steps"].difference.n == 2, "the people that both attack"
     (some,) = (run for run in found if run.people and run.defence == "none")
-    (every,) = (r for r in found if (r.attack, r.prior, r.defence) == ("ppa", "eigenfaces", "none"))
+    (every,) = (r for r in found if (r.attack, r.budget, r.defence) == ("ppa", "quick", "none"))
     assert inversion.reconstruct(some).labels.tolist() == [0, 2]
     few, all_of_them = success.measure([some, every])
     paired = success.compare([few], [all_of_them]).difference.value
@@ -217,6 +228,17 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     assert not adaptive_report.views_counted(cheaper), "erased views that nobody paid for"
     assert eot["same_steps"].difference.value == pytest.approx(eot["main"].value - plain["main"].value)
     assert table.loc[("ppa+re_prior", "none")]["other"] and not eot["other"]
+    on_re = table.loc[("ppa+eot2", "re(0.1,0.4)")]
+    assert eot["beyond"] is None, "NoDef is the control"
+    gained = on_re["same_steps"].difference.value - eot["same_steps"].difference.value
+    assert on_re["beyond"].value == pytest.approx(gained)
+    for row in whole[whole["same_passes"].notna()].itertuples():
+        (near,) = whole[
+            (whole["attack"] == "ppa")
+            & (whole["budget"] == row.nearest_budget)
+            & (whole["defence"] == row.defence)
+        ]["passes"]
+        assert max(near, row.passes) <= adaptive_report.NEAR * min(near, row.passes)
     curve = adaptive_report.by_masks(table.reset_index(), budget="quick")
     assert sorted(curve["masks"].unique()) == [0, 2, 3], "other ingredients are no point of the curve"
     other = table.reset_index().replace({"attack": {"ppa": "gmi"}})
@@ -268,6 +290,11 @@ def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.Mon
         "open",
     }
     assert "not established" in referee_report.what_we_saw(book, found)
+    shown = referee_report.members(verdict)
+    assert (
+        shown["people it is chosen for"].sum() == 3 and shown["AttAcc alone, main"].str.endswith(" %").all()
+    )
+    assert referee_report.not_judged(book, found) == ""
 
 
 def test_constants_are_settled_by_the_throw_away_target(

@@ -191,7 +191,7 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
             sides: dict[str, list[str]] = {"stronger": [], "weaker": []}
             for row in tried[tried[p] < LEVEL].to_dict("records"):
                 gained = row[column].difference
-                beyond = "" if row[control] is None else f"; {points(row[control])} more than on NoDef"
+                beyond = "" if row[control] is None else f"; {points(row[control])} beyond NoDef's"
                 sides["stronger" if gained.value > 0 else "weaker"].append(
                     f"{row['attack']} ({points(gained)}{beyond})"
                 )
