@@ -6,11 +6,10 @@ import operator
 import pytest
 import torch
 from torch import nn
+from toys import SPECS, ToyPrior, ToyTarget
 
 from lib.defences import build
 from lib.models import build_classifier, folded
-from tests.test_models import SPECS
-from tests.toys import ToyPrior, ToyTarget
 
 
 def trained(spec, classes=5, size=32):

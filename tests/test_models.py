@@ -8,20 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from toys import SPECS
 
 from lib.errors import UserError
 from lib.models import build_classifier, classifier_from, load_external, load_weights
 from lib.models.external import external_config
 from lib.models.ir import PReLU
 from lib.runtime import frozen
-
-SPECS = [
-    {"kind": "residual", "widths": [4, 8, 8, 8]},
-    {"kind": "ir", "widths": [4, 4, 8, 8], "units": [1, 1, 1, 1], "feature_size": 6},
-    {"kind": "densenet", "growth_rate": 4, "block_config": [2, 2], "num_init_features": 8, "bn_size": 2},
-    {"kind": "torchvision", "name": "resnet18"},
-    {"kind": "ir", "widths": [4, 4, 8, 8], "units": [1, 1, 1, 1], "feature_size": 6, "cosine": 10.0},
-]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["kind"])

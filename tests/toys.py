@@ -25,6 +25,13 @@ from lib.store import Checkpoint
 from lib.training import Augmentation, Defence, Recipe, TrainingResult, train_classifier
 
 SIZE, DIM, CLASSES = 8, 6, 5
+SPECS = [  # a small network of every kind
+    {"kind": "residual", "widths": [4, 8, 8, 8]},
+    {"kind": "ir", "widths": [4, 4, 8, 8], "units": [1, 1, 1, 1], "feature_size": 6},
+    {"kind": "densenet", "growth_rate": 4, "block_config": [2, 2], "num_init_features": 8, "bn_size": 2},
+    {"kind": "torchvision", "name": "resnet18"},
+    {"kind": "ir", "widths": [4, 4, 8, 8], "units": [1, 1, 1, 1], "feature_size": 6, "cosine": 10.0},
+]
 
 
 class ToyPrior:

@@ -60,7 +60,7 @@ class Attack:
     def revision(self) -> int:
         """Of what it does, the module's ``REVISION`` or an ingredient's: raised when that changes, by a default of its
         budget, too, so that stored results are made anew."""
-        return max(self.own_revision, *(ingredient.revision for ingredient in self.ingredients), 1)
+        return max([self.own_revision, *(ingredient.revision for ingredient in self.ingredients)])
 
     @property
     def erases(self) -> frozenset[str]:

@@ -36,15 +36,13 @@ def folded(network: nn.Module) -> nn.Module:
     """
     if not isinstance(network, Classifier) or any(map(_has_state_of_its_own, network.modules())):
         return network
-    whole = copy.deepcopy(network).eval().requires_grad_(False)
-    short = copy.copy(whole)
-    short._modules = dict(whole._modules)
-    size, parameter = whole.image_size, next(whole.parameters())
+    short = copy.deepcopy(network).eval().requires_grad_(False)
+    size, parameter = short.image_size, next(short.parameters())
     probe = torch.rand(PROBES, 3, size, size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
     with torch.no_grad():
-        wanted = whole(probe)
+        wanted = short(probe)
         try:
-            short.body = _folded(whole.body)
+            short.body = _folded(short.body)
             got = short(probe)
         except Exception:  # what tracing somebody's own layer may raise is not known
             return network

@@ -26,9 +26,10 @@ NEAR = 1.5  # ratio of passes up to which two budgets are called equal
 
 def runs(book: Workbook) -> list[Attack]:
     """The study's adaptive attacks, with the plain attacks of all budgets that they are compared with."""
-    bases = {tuple(re.split(r"\+\S+ | ", line)[:2]) for line in book.study.adaptive}
-    plain = [line for line in book.study.compared if tuple(line.split()[:2]) in bases]
-    return made(book, book.listed_attacks(list(dict.fromkeys([*book.study.adaptive, *plain]))))
+    adaptive = book.listed_attacks(book.study.adaptive)
+    bases = {(attacks.get(run.attack).base, run.prior) for run in adaptive}
+    plain = [run for run in book.listed_attacks(book.study.compared) if (run.attack, run.prior) in bases]
+    return made(book, [*adaptive, *(run for run in plain if run not in adaptive)])
 
 
 def masks_of(attack: str) -> int:
@@ -49,15 +50,16 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     rows = []
     for (attack, prior, budget, defence), seeds in grouped.items():
         spent = success.passes(seeds)
-        rivals = [
-            s for (a, p, _, d), s in plain.items() if (a, p, d) == (attacks.get(attack).base, prior, defence)
-        ]
-        same, nearest = None, None
-        if "+" in attack:
-            same = plain.get((attacks.get(attack).base, prior, budget, defence))
-            nearest = min(rivals, key=lambda s: _ratio(success.passes(s), spent), default=None)
-            if nearest and _ratio(success.passes(nearest), spent) > NEAR:
-                nearest = None
+        base = attacks.get(attack).base
+        rivals = {
+            b: s
+            for (a, p, b, d), s in plain.items()
+            if a != attack and (a, p, d) == (base, prior, defence) and _shared(seeds, s)
+        }
+        same = rivals.get(budget)
+        nearest = min(rivals.values(), key=lambda s: _ratio(success.passes(s), spent), default=None)
+        if nearest and _ratio(success.passes(nearest), spent) > NEAR:
+            nearest = None
         rows.append(
             {
                 "attack": attack,
@@ -96,8 +98,12 @@ def _ratio(first: float, second: float) -> float:
 
 def _paired(*sides: Sequence[Outcome]) -> list[list[Outcome]]:
     """Each side's outcomes of the attack seeds that all have."""
-    shared = set.intersection(*({one.attack.attack_seed for one in side} for side in sides))
+    shared = _shared(*sides)
     return [[one for one in side if one.attack.attack_seed in shared] for side in sides]
+
+
+def _shared(*sides: Sequence[Outcome]) -> set[int]:
+    return set.intersection(*({one.attack.attack_seed for one in side} for side in sides))
 
 
 def _beyond(
@@ -112,7 +118,7 @@ def _beyond(
         grouped.get((name, run.prior, run.budget, "none"))
         for name in (run.attack, attacks.get(run.attack).base)
     ]
-    if run.defence == "none" or not same or None in control:
+    if run.defence == "none" or not same or None in control or not _shared(seeds, same, *control):
         return None
     sides = _paired(seeds, same, *control)
     people = set.intersection(*(set(side[0].people.tolist()) for side in sides))

@@ -166,7 +166,6 @@ def growth_sentence(book: Workbook, curves: pd.DataFrame, *, white_box: bool) ->
     """Which attacks still grow with their budget, by the last step of each curve (by little: by less than the referee
     takes for growth), and which of the listed ones have no curve."""
     text = []
-    what = "passes" if white_box else "queries"
     for name, rows in curves.groupby("attack", sort=False):
         last, times = rows.iloc[-1], rows["passes"].iloc[-1] / rows["passes"].iloc[-2]
         if times < SAME:
@@ -177,16 +176,13 @@ def growth_sentence(book: Workbook, curves: pd.DataFrame, *, white_box: bool) ->
             state = "finds less"
             if last.growth.low > 0:
                 state = "still grows" if last.growth.high > GROWN else "still grows, by little"
-        text.append(f"{name}: {state}, {points(last.growth)} for {times:.1f} times the {what}")
+        text.append(
+            f"{name}: {state}, {points(last.growth)} for {times:.1f} times the {_asked(name.partition(',')[0])}"
+        )
     if not text:
         return "No attack was run under two budgets."
-    listed = {" ".join(line.split()[:2]).replace(" ", ", ") for line in book.study.compared}
-    alone = [
-        name
-        for name in sorted(listed - set(curves["attack"]))
-        if (attacks.get(name.partition(",")[0]).sees == "gradients") == white_box
-    ]
-    if alone:
+    compared = _seeing(book.listed_attacks(book.study.compared, ["none"]), white_box)
+    if alone := sorted({f"{run.attack}, {run.prior}" for run in compared} - set(curves["attack"])):
         text.append(f"under one budget alone: {'; '.join(alone)}")
     return "; ".join(text) + ("." if book.setup.conclusive else ". **Too small to conclude.**")
 
@@ -234,8 +230,9 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
         )
         text.append(
             f"- **{model}**: the main evaluator takes most for the person from {best.attack} ({best.prior}), "
-            f"{best.main.percent()}, for {_spent(best)} a person; the verifier, trained on other people, from "
-            f"{likest.attack} ({likest.prior}), {likest.verifier_match.percent()}."
+            f"{best.main.percent()}, for {best.passes:,.0f} {_asked(best.attack)} a person; "
+            f"the verifier, trained on other people, from {likest.attack} ({likest.prior}), "
+            f"{likest.verifier_match.percent()}."
         )
         compared = rows[[found is not None for found in rows["protection"]]]
         if len(compared):
@@ -257,9 +254,9 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
     return "\n".join([*text, _unlike(table)])
 
 
-def _spent(row: Any) -> str:
-    what = "passes" if attacks.get(row.attack).sees == "gradients" else "queries"
-    return f"{row.passes:,.0f} {what}"
+def _asked(attack: str) -> str:
+    """What is counted of an attack."""
+    return "passes" if attacks.get(attack).sees == "gradients" else "queries"
 
 
 def _unlike(table: pd.DataFrame) -> str:

@@ -33,8 +33,7 @@ LOOKS = 16  # px
 
 def runs(book: Workbook) -> list[Attack]:
     """The ensemble of the study on the models that it is to judge; on no model a part of it."""
-    models = [canonical(name, book.setup.defences) for name in book.study.referee_defences]
-    listed = book.listed_attacks(book.study.referee, models, book.study.referee_seeds)
+    listed = book.listed_attacks(book.study.referee, book.study.referee_defences, book.study.referee_seeds)
     there = made(book, listed)
     whole = Counter(run.defence for run in listed)
     counted = Counter(run.defence for run in there)

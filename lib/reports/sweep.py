@@ -15,7 +15,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib import plots, results, statistics
-from lib.defences import canonical
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports.made import made
@@ -39,29 +38,21 @@ def families(book: Workbook) -> dict[str, list[str]]:
     """
     if not book.study.strengths:
         raise UserError(f"study {book.study.setup}: expected `strengths` to sweep, got none; list them")
-    wanted = {
-        family: [canonical(name, book.setup.defences) for name in names]
-        for family, names in book.study.strengths.items()
-    }
-    there = {
-        attack.defence for attack in made(book, [attack_on(book, n) for ns in wanted.values() for n in ns])
-    }
-    kept = {family: [name for name in names if name in there] for family, names in wanted.items()}
+    listed = {f: [attack_on(book, name) for name in names] for f, names in book.study.strengths.items()}
+    there = {run.defence for run in made(book, [run for runs in listed.values() for run in runs])}
+    kept = {f: [run.defence for run in runs if run.defence in there] for f, runs in listed.items()}
     return {family: names for family, names in kept.items() if names}
 
 
-def untried(book: Workbook) -> str:
-    """Families of which strengths are not made yet, so that what is chosen of them is not tuned; empty if there is
+def untried(book: Workbook, table: pd.DataFrame) -> str:
+    """Families of which the ``table`` lacks strengths, so that what is chosen of them is not tuned; empty if there is
     none."""
-    there, wanted = families(book), book.study.strengths
-    parts = [
-        f"{family} {len(there.get(family, []))} of {len(names)}"
-        for family, names in wanted.items()
-        if family != WEAKER and len(there.get(family, [])) < len(names)
-    ]
-    tried, none = [[part for part in parts if (" 0 of " in part) == empty] for empty in (False, True)]
-    text = f"Not tuned yet, of strengths made: {', '.join(tried)}. " if tried else ""
-    return text + (f"No strength yet of {len(none)} families more." if none else "")
+    wanted = {family: len(names) for family, names in book.study.strengths.items() if family != WEAKER}
+    there = {family: int((table["family"] == family).sum()) for family in wanted}
+    begun = [f"{f} {there[f]} of {count}" for f, count in wanted.items() if 0 < there[f] < count]
+    none = sum(count == 0 for count in there.values())
+    text = [f"Not tuned yet, of strengths made: {', '.join(begun)}."] if begun else []
+    return " ".join([*text, f"No strength yet of {none} families."] if none else text)
 
 
 def attack_on(book: Workbook, defence: str) -> Attack:
@@ -255,7 +246,7 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
     kept, tried = table["chosen"].sum(), set(table["family"]) - {"none", WEAKER}
     lost = f"{100 * TOLERANCE:.0f} points of validation accuracy"
     title = f"{kept} of {len(tried)} families have a strength that loses at most {lost}"
-    if untried(book):
+    if untried(book, table):
         title = "Strengths made so far"
     drawn = plots.strengths(frame, title=title if book.setup.conclusive else "Too small to conclude")
     results.save_figure(drawn.figure, f"{book.setup.name}__strengths", book.setup.name)
@@ -269,5 +260,5 @@ def caption(book: Workbook, table: pd.DataFrame) -> str:
         f"intervals over people. Lines join a family's strengths from NoDef on; a ring marks the strongest that loses "
         f"at most {100 * TOLERANCE:.0f} points of validation accuracy; the grey steps are the Pareto front: "
         f"{', '.join(label(name) for name in table.loc[table['front'], 'defence'])}. One training of every model, and "
-        f"NoDef's checkpoints of that one: notebook 06 has several, so its numbers differ. {untried(book)}"
-    )
+        f"NoDef's checkpoints of that one: notebook 06 has several, so its numbers differ. {untried(book, table)}"
+    ).rstrip()

@@ -112,11 +112,11 @@ def _others(book: Workbook) -> dict[str, dict[str, Attack]]:
 
 def _lengths(book: Workbook) -> dict[str, dict[str, Attack]]:
     found = {}
-    attack, _, budget = (book.study.lengths_attack.split() + 3 * [""])[:3]
     for multiple in book.study.lengths:
         steps = round(multiple * book.setup.target.recipe["steps"])
-        found[f"{steps} steps, by {attack} {budget}"] = _runs(book, book.study.lengths_attack, multiple)
-    return {by: runs for by, runs in found.items() if runs}
+        if runs := _runs(book, book.study.lengths_attack, multiple):
+            found[f"{steps} steps, by {runs['none'].attack} {runs['none'].budget}"] = runs
+    return found
 
 
 def _runs(book: Workbook, line: str, multiple: float | None = None) -> dict[str, Attack]:
@@ -263,8 +263,6 @@ def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
             "training adds, is by the interval alone."
         )
     parts = [f"**{name}**\n\n{_lines(table)}" for name, table in found.items()]
-    if book.study.strengths and (untried := sweep.untried(book)):
-        parts.append(untried)
     return "\n\n".join([*parts, ending])
 
 

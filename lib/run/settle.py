@@ -140,8 +140,8 @@ def coverage(setup: Setup) -> str:
 
 def _usual(setup: Setup, name: str) -> dict[str, Any]:
     """The constants that a grid's trials share with the setup."""
-    prior, budget, _ = trials(setup, name)
-    return Attack(setup, "none", SEED, name, prior, budget, SEED).values
+    grid = setup.grids[name]
+    return Attack(setup, "none", SEED, name, grid["prior"], grid["budget"], SEED).values
 
 
 def _views(budget: Budget, *, candidates: int) -> Budget:
