@@ -4,7 +4,7 @@ from lib.priors.augment import augment
 from lib.priors.conditional_gan import ConditionalGan, ConditionalSpec
 from lib.priors.conditional_training import ConditionalGanConfig, train_conditional_gan
 from lib.priors.eigenfaces import Eigenfaces
-from lib.priors.gan import GanConfig, generator_from_checkpoint, train_gan
+from lib.priors.gan import GanConfig, train_gan
 from lib.priors.interface import Block, Prior, clamp_through
 from lib.priors.inversion_gan import DcganSpec, InversionGan
 from lib.priors.inversion_training import InversionGanConfig, train_inversion_gan
@@ -32,7 +32,6 @@ __all__ = [
     "Trainer",
     "augment",
     "clamp_through",
-    "generator_from_checkpoint",
     "prior_from_state",
     "spec_for",
     "train_conditional_gan",

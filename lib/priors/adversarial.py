@@ -1,4 +1,4 @@
-"""What the trainings of GANs against a target share: networks and optimisers in one saveable state, checks, rows."""
+"""What the trainings of GANs share: networks and optimisers in one saveable state, checks, rows."""
 
 from __future__ import annotations
 
@@ -37,14 +37,23 @@ class Run:
         betas: tuple[float, float],
         seed: int,
         device: torch.device,
+        lazy: float = 1.0,
     ) -> None:
+        """
+        Args:
+            networks: generator and discriminator. rates, betas: of their Adams.
+            lazy: in (0, 1]; the share of the discriminator's gradients that are of its main loss, where a penalty
+                comes in every few steps only: its rate is multiplied by this, its betas are raised to it
+                (Karras et al. 2020, appendix B).
+        """
         self.name = name
         self.generator, self.discriminator = (network.to(device).train() for network in networks)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        self.rates = rates
+        self.rates = (rates[0], rates[1] * lazy)
+        slowed = (betas[0] ** lazy, betas[1] ** lazy)
         self.optimisers: list[Optimizer] = [
-            torch.optim.Adam(network.parameters(), lr=rate, betas=betas)
-            for network, rate in zip(networks, rates, strict=True)
+            torch.optim.Adam(network.parameters(), lr=rate, betas=pair)
+            for network, rate, pair in zip(networks, self.rates, (betas, slowed), strict=True)
         ]
         self.random = torch.Generator(device=device).manual_seed(seed_for(seed, name.lower(), "batches"))
         self.kept: dict[str, Tensor] = {}
@@ -67,7 +76,7 @@ class Run:
         if state.get("fingerprint") != fingerprint:
             raise UserError(
                 f"{self.name} checkpoint: expected one of this training (same configuration, seed, images and "
-                f"target), got another's; remove it with {removal} and start again"
+                f"target if any), got another's; remove it with {removal} and start again"
             )
         for name in self.NETWORKS:
             getattr(self, name).load_state_dict(state[name])
@@ -78,16 +87,22 @@ class Run:
         self.random.set_state(state["random"])
         self.step, self.history = state["step"], list(state["history"])
 
+    def set_rates(self, steps: int, decay: float) -> None:
+        """Set the learning rates of this step: over the last ``decay`` of the ``steps`` they fall to a tenth."""
+        left = min(1.0, (steps - self.step) / max(decay * steps, 1))
+        for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
+            optimiser.param_groups[0]["lr"] = rate * (0.1 + 0.9 * left)
+
     @torch.no_grad()
     def move_average(self, images: int, half_life: float) -> None:
         """Move the average towards the generator after ``images`` generated ones; the statistics of its batch
         normalisation too."""
         weight = 1 - 0.5 ** (images / half_life)
-        pairs = zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True)
+        pairs = [*zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True)]
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_(*(list(side) for side in zip(*moving, strict=True)), weight)
         for kept, value in pairs:
-            if kept.is_floating_point():
-                kept.lerp_(value, weight)
-            else:
+            if not kept.is_floating_point():
                 kept.copy_(value)
 
     def record(self, row: dict[str, float], remedy: str) -> None:
@@ -104,18 +119,16 @@ class Run:
         self.history.append(row)
 
 
-def check_images(name: str, images: Tensor, target: nn.Module, *, least: int, asked: str) -> None:
-    """Raises: UserError for images that are not uint8 (N, 3, S, S) of the target's size, or fewer than ``least``,
-    which the configuration asks for in words such as "a batch of 32"."""
+def check_images(name: str, images: Tensor, *, size: int, whose: str, least: int, asked: str) -> None:
+    """Raises: UserError for images that are not uint8 (N, 3, S, S) of the ``size`` that is ``whose`` ("the target's"),
+    or fewer than ``least``, which the configuration asks for in words such as "a batch of 32"."""
     shape = tuple(images.shape)
     if images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
         raise UserError(
             f"{name} images: expected uint8 (N, 3, S, S), got {images.dtype} {shape}; decode them with lib.data"
         )
-    if shape[-1] != target.image_size:
-        raise UserError(
-            f"{name} images: expected the target's {target.image_size} pixels, got {shape[-1]}; resize the images"
-        )
+    if shape[-1] != size:
+        raise UserError(f"{name} images: expected {whose} {size} pixels, got {shape[-1]}; resize the images")
     if len(images) < least:
         raise UserError(
             f"{name} images: expected at least {asked}, got {len(images)}; ask for less or add images"

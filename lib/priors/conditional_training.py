@@ -135,7 +135,8 @@ def train_conditional_gan(
         UserError: images of another size than the target's, too few, or not uint8; a target of too many classes;
             a checkpoint of another training; a loss that is not finite.
     """
-    check_images(NAME, images, target, least=config.top, asked=f"top = {config.top}")
+    asked = {"least": config.top, "asked": f"top = {config.top}"}
+    check_images(NAME, images, size=target.image_size, whose="the target's", **asked)
     spec = ConditionalSpec(target.num_classes, target.image_size, config.latent_dim, config.width)
     device = device or images.device
     run = Run(
@@ -160,7 +161,7 @@ def train_conditional_gan(
     guide = folded(target)
     with frozen(guide):
         while run.step < config.steps:
-            _set_rates(run, config)
+            run.set_rates(config.steps, config.decay)
             made += _learn_to_make(run, guide, config)
             for _ in range(config.n_critic):
                 judged += _learn_to_judge(run, real, config)
@@ -175,12 +176,6 @@ def train_conditional_gan(
                 checkpoint.save(lambda: run.state(fingerprint), force=run.step == config.steps)
     kept = run.average if config.ema_images else run.generator
     return kept.eval().requires_grad_(False), run.history
-
-
-def _set_rates(run: Run, config: ConditionalGanConfig) -> None:
-    left = (config.steps - run.step) / max(config.decay * config.steps, 1)
-    for optimiser, rate in zip(run.optimisers, run.rates, strict=True):
-        optimiser.param_groups[0]["lr"] = rate * (0.1 + 0.9 * min(1.0, left))
 
 
 def _wanted(run: Run, config: ConditionalGanConfig) -> tuple[Tensor, Tensor]:

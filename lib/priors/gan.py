@@ -7,23 +7,21 @@ first, then the updated discriminator judges the same images for the generator, 
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lib.errors import UserError
+from lib.priors.adversarial import Run, check_images, digest
 from lib.priors.augment import augment
 from lib.priors.stylegan import Discriminator, Generator, StyleSpec, build_networks, spec_for
 from lib.runtime import autocast, seed_for
 from lib.store import Checkpoint
 
+NAME = "GAN"
 ROW_EVERY = 100
 
 
@@ -68,56 +66,6 @@ class GanConfig:
             raise UserError("augment_probability and decay: expected values in [0, 1]; correct the setup")
 
 
-class _Run:
-    """Networks, optimisers and random stream of one training, all in one saveable state."""
-
-    def __init__(self, spec: StyleSpec, config: GanConfig, seed: int, device: torch.device) -> None:
-        networks = build_networks(spec, seed=seed_for(seed, "gan", "weights"))
-        self.generator, self.discriminator = networks
-        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        for network in (self.generator, self.discriminator, self.average):
-            network.to(device)
-        lazy = config.r1_every / (config.r1_every + 1)
-        self.rates = (config.generator_rate, config.discriminator_rate * lazy)
-        self.optimisers = (
-            _adam(self.generator, self.rates[0], 1.0),
-            _adam(self.discriminator, self.rates[1], lazy),
-        )
-        self.random = torch.Generator(device=device).manual_seed(seed_for(seed, "gan", "batches"))
-        self.step = 0
-        self.history: list[dict[str, float]] = []
-
-    def state(self, spec: StyleSpec, fingerprint: str) -> dict[str, Any]:
-        return {
-            "fingerprint": fingerprint,
-            "spec": spec.as_dict(),
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "average": self.average.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "random": self.random.get_state(),
-            "step": self.step,
-            "history": self.history,
-        }
-
-    def restore(self, state: dict[str, Any], fingerprint: str, removal: str) -> None:
-        if state.get("fingerprint") != fingerprint:
-            raise UserError(
-                "GAN checkpoint: expected one of this training (same configuration, seed and images), got "
-                f"another's; remove it with {removal} and start again"
-            )
-        for name in ("generator", "discriminator", "average"):
-            getattr(self, name).load_state_dict(state[name])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.random.set_state(state["random"])
-        self.step, self.history = state["step"], list(state["history"])
-
-
-def _adam(network: nn.Module, rate: float, lazy: float) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), lr=rate, betas=(0.0, 0.99**lazy), eps=1e-8)
-
-
 def train_gan(
     images: Tensor,
     *,
@@ -146,12 +94,21 @@ def train_gan(
         UserError: images of another size than the networks, too few, or not uint8; a checkpoint of another
             training; a loss that is not finite.
     """
-    spec = _check(images, config)
+    spec = config.networks or spec_for(images.shape[-1])
+    asked = {"least": config.batch, "asked": f"a batch of {config.batch}"}
+    check_images(NAME, images, size=spec.image_size, whose="its networks'", **asked)
     device = device or images.device
     images = images.to(device)
-    content = hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest()[:16]
-    fingerprint = repr((config, spec, int(seed), tuple(images.shape), content))
-    run = _Run(spec, config, seed, device)
+    run = Run(
+        NAME,
+        build_networks(spec, seed=seed_for(seed, NAME.lower(), "weights")),
+        rates=(config.generator_rate, config.discriminator_rate),
+        betas=(0.0, 0.99),
+        seed=seed,
+        device=device,
+        lazy=config.r1_every / (config.r1_every + 1),
+    )
+    fingerprint = repr((config, spec, int(seed), tuple(images.shape), digest(images)))
     checkpoint = checkpoint or Checkpoint()
     saved = checkpoint.load()
     if saved is not None:
@@ -166,44 +123,15 @@ def train_gan(
             if callback is not None:
                 callback(row)
             # only at rows, so that no partial sums need saving
-            checkpoint.save(lambda: run.state(spec, fingerprint), force=run.step == config.steps)
-    return run.average, run.discriminator.eval().requires_grad_(False), run.history
+            checkpoint.save(lambda: run.state(fingerprint), force=run.step == config.steps)
+    return *(
+        network.eval().requires_grad_(False) for network in (run.average, run.discriminator)
+    ), run.history
 
 
-def generator_from_checkpoint(state: dict[str, Any]) -> tuple[Generator, Discriminator]:
-    """Averaged generator and discriminator from ``checkpoint.load()`` of a training that may still run."""
-    spec = StyleSpec(**state["spec"])
-    generator, discriminator = build_networks(spec)
-    generator.load_state_dict(state["average"])
-    discriminator.load_state_dict(state["discriminator"])
-    return generator.eval().requires_grad_(False), discriminator.eval().requires_grad_(False)
-
-
-def _check(images: Tensor, config: GanConfig) -> StyleSpec:
-    shape = tuple(images.shape)
-    if images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
-        raise UserError(
-            f"GAN images: expected uint8 (N, 3, S, S), got {images.dtype} {shape}; decode them with lib.data"
-        )
-    spec = config.networks or spec_for(images.shape[-1])
-    if spec.image_size != images.shape[-1]:
-        raise UserError(
-            f"GAN images: expected {spec.image_size} pixels as in config.networks, got {images.shape[-1]}; "
-            "resize the images or leave networks unset"
-        )
-    if len(images) < config.batch:
-        raise UserError(
-            f"GAN images: expected at least a batch of {config.batch}, got {len(images)}; lower batch or "
-            "add images"
-        )
-    return spec
-
-
-def _step(run: _Run, images: Tensor, config: GanConfig) -> Tensor:
+def _step(run: Run, images: Tensor, config: GanConfig) -> Tensor:
     """One update of both networks; returns (6,) sums for the history, on the device."""
-    progress = (config.steps - run.step) / max(config.decay * config.steps, 1)
-    for optimiser, rate in zip(run.optimisers, run.rates, strict=True):
-        optimiser.param_groups[0]["lr"] = rate * (0.1 + 0.9 * min(1.0, progress))
+    run.set_rates(config.steps, config.decay)
     device, random, probability = images.device, run.random, config.augment_probability
     index = torch.randint(len(images), (config.batch,), generator=random, device=device)
     flip = torch.rand(config.batch, 1, 1, 1, generator=random, device=device) < 0.5
@@ -223,11 +151,12 @@ def _step(run: _Run, images: Tensor, config: GanConfig) -> Tensor:
     generator_loss.backward()
     run.optimisers[0].step()
     run.discriminator.requires_grad_(True)
-    _average(run, config)
+    seen = (run.step + 1) * config.batch
+    run.move_average(config.batch, min(config.ema_images, max(config.ema_ramp * seen, 1e-8)))
     return torch.cat([penalty, generator_loss.detach().view(1)])
 
 
-def _learn_to_judge(run: _Run, real: Tensor, fake: Tensor, config: GanConfig) -> Tensor:
+def _learn_to_judge(run: Run, real: Tensor, fake: Tensor, config: GanConfig) -> Tensor:
     """Discriminator update; returns (5,): loss, real logit, fake logit, squared gradient norm, its count."""
     with autocast(real.device):
         on_real, on_fake = run.discriminator(real), run.discriminator(fake)
@@ -250,15 +179,7 @@ def _gradient_norm(discriminator: Discriminator, real: Tensor) -> Tensor:
     return (gradient / 2).square().sum((1, 2, 3)).mean()
 
 
-@torch.no_grad()
-def _average(run: _Run, config: GanConfig) -> None:
-    seen = (run.step + 1) * config.batch
-    half_life = min(config.ema_images, max(config.ema_ramp * seen, 1e-8))
-    weight = 1 - 0.5 ** (config.batch / half_life)
-    torch._foreach_lerp_(list(run.average.parameters()), list(run.generator.parameters()), weight)
-
-
-def _row(run: _Run, sums: Tensor, config: GanConfig) -> dict[str, float]:
+def _row(run: Run, sums: Tensor, config: GanConfig) -> dict[str, float]:
     steps = run.step % ROW_EVERY or ROW_EVERY
     judge, real, fake, norm, penalties, generator = sums.tolist()
     row = {
@@ -271,10 +192,5 @@ def _row(run: _Run, sums: Tensor, config: GanConfig) -> dict[str, float]:
     }
     if penalties:
         row["r1"] = norm / penalties
-    if not all(math.isfinite(value) for value in row.values()):
-        raise UserError(
-            f"GAN training: expected finite losses, got NaN or infinity before step {run.step}; lower the "
-            "learning rates or raise r1_gamma and train again"
-        )
-    run.history.append(row)
+    run.record(row, "the learning rates or raise r1_gamma")
     return row

@@ -124,7 +124,8 @@ def train_inversion_gan(
         UserError: images of another size than the target's, too few, or not uint8; a checkpoint of another
             training; a loss that is not finite.
     """
-    check_images(NAME, images, target, least=config.batch, asked=f"a batch of {config.batch}")
+    asked = {"least": config.batch, "asked": f"a batch of {config.batch}"}
+    check_images(NAME, images, size=target.image_size, whose="the target's", **asked)
     device = device or images.device
     images = images.to(device)
     spec = DcganSpec(images.shape[-1], config.latent_dim, config.width)
