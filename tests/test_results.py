@@ -28,7 +28,7 @@ from lib.results import (
     sentence,
     summarise,
 )
-from lib.results.readme import numbers_outside_markers, refresh
+from lib.results.readme import PAGES, numbers_outside_markers, refresh
 from lib.runtime import ROOT
 from lib.statistics import Interval
 
@@ -340,9 +340,10 @@ def test_bad_readme_markers_are_errors(tmp_path, text, expected):
         refresh(text, folder=tmp_path)
 
 
-def test_readme_numbers_are_fresh_and_none_is_typed_by_hand():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert refresh(text) == text, "README.md is stale; run python -m lib.results.readme"
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_readme_numbers_are_fresh_and_none_is_typed_by_hand(page):
+    text = page.read_text(encoding="utf-8")
+    assert refresh(text) == text, "stale; run python -m lib.results.readme"
     assert numbers_outside_markers(text) == [], "put these between <!-- number: ... --> markers"
 
 

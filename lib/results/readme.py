@@ -1,4 +1,4 @@
-"""Numbers in the README, filled in from saved tables: ``python -m lib.results.readme [--check]``.
+"""Numbers in README.md and results/README.md, filled in from saved tables: ``python -m lib.results.readme [--check]``.
 
 Two markers, both followed by generated text that is replaced as a whole::
 
@@ -37,6 +37,8 @@ from lib.errors import UserError
 from lib.results.schema import CURVE_COLUMNS, PUBLISHED, load_curves, load_tables
 from lib.results.sentences import metric_name, show_interval, show_number, summarise
 from lib.runtime import ROOT
+
+PAGES = (ROOT / "README.md", PUBLISHED / "README.md")
 
 _MARKER = re.compile(r"<!-- (number|table): *([^>]*?) *-->(.*?)<!-- /\1 -->", re.DOTALL)
 _ANY_MARKER = re.compile(r"<!-- /?(?:number|table)\b[^>]*-->")
@@ -214,28 +216,25 @@ def _heading(column: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Refresh README.md, or with ``--check`` only say whether it is stale; exit status 0, 1 (stale) or 2."""
+    """Refresh :data:`PAGES`, or with ``--check`` only say which are stale; exit status 0, 1 (stale) or 2."""
     if arguments not in ([], ["--check"]):
         print("usage: python -m lib.results.readme [--check]", file=sys.stderr)
         return 2
-    path = ROOT / "README.md"
     try:
-        before = path.read_text(encoding="utf-8")
-        after = refresh(before)
-    except FileNotFoundError:
-        print("error: expected README.md in the project folder, got none", file=sys.stderr)
-        return 2
-    except UserError as error:
+        before = {path: path.read_text(encoding="utf-8") for path in PAGES}
+        after = {path: refresh(text) for path, text in before.items()}
+    except (FileNotFoundError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if arguments and before != after:
-        print("error: README.md is stale; run python -m lib.results.readme", file=sys.stderr)
-        return 1
-    if before != after:
-        aside = path.with_name(".README.md.aside")
-        aside.write_text(after, encoding="utf-8")
+    stale = [path for path in PAGES if before[path] != after[path]]
+    for path in stale:
+        if arguments:
+            print(f"error: {path} is stale; run python -m lib.results.readme", file=sys.stderr)
+            continue
+        aside = path.with_name(f".{path.name}.aside")
+        aside.write_text(after[path], encoding="utf-8")
         os.replace(aside, path)
-    return 0
+    return 1 if arguments and stale else 0
 
 
 if __name__ == "__main__":
