@@ -46,8 +46,8 @@ env:
 	index="$(strip $(TORCH_INDEX))"; index="$${index:-$$old}"; \
 	if [ "$$(cat .venv/.complete 2>/dev/null)" = "$$wanted" ] && [ "$$index" = "$$old" ] \
 	  && $(RUN) -c '' 2>/dev/null; then exit 0; fi; \
-	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "error: expected Python 3.11 or newer, got $$("$(PYTHON)" --version 2>/dev/null || echo "no $(PYTHON)");" \
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' 2>/dev/null || { \
+	  echo "error: expected Python 3.11.5 or newer, got $$("$(PYTHON)" --version 2>/dev/null || echo "no $(PYTHON)");" \
 	    "install one and name it: make ... PYTHON=python3.12" >&2; exit 2; }; \
 	if [ -n "$$index" ]; then \
 	  echo "Installing into .venv, torch from $$index."; \

@@ -309,6 +309,15 @@ def _about(path: Path) -> dict[str, str]:
     return {}
 
 
+def matching(pattern: str, place: str) -> list[dict[str, Any]]:
+    """The rows of :func:`listing` of one place whose key, kind or label contains ``pattern``."""
+    return [
+        row
+        for row in listing()
+        if row["place"] == place and any(pattern in row[name] for name in ("key", "kind", "label"))
+    ]
+
+
 def remove(pattern: str) -> list[str]:
     """Remove cached stages whose key, kind or label contains ``pattern``, finished or not; the zoo is never
     touched.
@@ -316,16 +325,12 @@ def remove(pattern: str) -> list[str]:
     Raises:
         UserError: nothing matches, or one that does is being made by another process (then all stay).
     """
-    matching = [
-        row
-        for row in listing()
-        if row["place"] == "cache" and any(pattern in row[name] for name in ("key", "kind", "label"))
-    ]
-    if not matching:
+    found = matching(pattern, "cache")
+    if not found:
         raise UserError(
             f"cache rm: no cached stage matches {pattern!r}; `python -m lib.run cache ls` lists them"
         )
-    names = {f"{row['kind']}-{row['key']}": row["label"] for row in matching}
+    names = {f"{row['kind']}-{row['key']}": row["label"] for row in found}
     with contextlib.ExitStack() as held:
         for stem, label in names.items():
             lock = cache_dir() / f"{stem}.lock"  # left by a process that makes it, or that was killed then

@@ -21,7 +21,7 @@ from lib.data import Images, World, checks, load_world
 from lib.data import world as world_module
 from lib.data.archives import data_dir, dataset, unpack
 from lib.data.decode import decode, decode_all
-from lib.data.sources import digits, folder
+from lib.data.sources import digits, folder, lfw
 from lib.data.splits import choose_people, cut_by_name, hold_out, split_photos
 from lib.data.world import data_stage, move_down
 from lib.errors import UserError
@@ -443,7 +443,7 @@ def test_digits_are_bundled_and_have_ten_classes():
     assert torch.bincount(images.labels).min() > 170 and images.names == list("0123456789")
 
 
-def folder_setup(tmp_path: Path, own: Path, others: Path, **changes):
+def folder_setup(tmp_path: Path, own: Path, others: Path, /, **changes):
     content = yaml.safe_load((FOLDER / "digits.yaml").read_text())
     content["image_size"] = 8
     content["data"] = {
@@ -470,18 +470,18 @@ def test_a_world_of_ones_own_photos(tmp_path):
 
 
 def test_photos_that_come_to_a_folder_make_another_world(tmp_path, monkeypatch):
-    private = faces(tmp_path / "private", {"Ann": 4, "Bo": 4})
+    private = faces(tmp_path / "private", {"Ann": 4, "Bo": 4, "Di": 1, "Ed": 1})
     public = faces(tmp_path / "public", {"x": 8})
     before = data_stage(folder_setup(tmp_path, private, public)).key
     faces(private, {"Cy": 5})
     world_module._files.cache_clear()  # as in another process
     setup = folder_setup(tmp_path, private, public)
     assert data_stage(setup).key != before and load_world(setup).train.names == ["Ann", "Bo", "Cy"]
-    monkeypatch.chdir(tmp_path)
     relative = folder_setup(tmp_path, Path("private"), Path("public"))
+    assert load_world(relative).train.names == ["Ann", "Bo", "Cy"], "paths are from the setup's folder"
     key = data_stage(relative).key
     monkeypatch.chdir(public)
-    assert data_stage(relative).key != key, "elsewhere it is another folder"
+    assert data_stage(load_setup(tmp_path / "mine.yaml")).key == key, "whoever reads it from where"
 
 
 def test_only_worlds_of_ones_own_photos_were_read_anew_when_orientation_came(tmp_path):
@@ -615,3 +615,51 @@ def test_framing_is_content_with_equal_sets_and_silent_on_unlike_ones():
 def test_mean_image_is_the_mean():
     pixels = smooth(7)
     assert torch.allclose(checks.mean_image(named(pixels)), pixels.float().mean(0) / 255, atol=1e-6)
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    faces(tmp_path / "elsewhere", {"Bo": 3})
+    root = faces(tmp_path / "root", {"Ann": 2})
+    (root / "Bo").symlink_to(tmp_path / "elsewhere" / "Bo", target_is_directory=True)
+    assert folder(8, path=root).names == ["Ann", "Bo"]
+
+
+def test_a_photo_too_large_to_be_one_is_named(tmp_path, monkeypatch):
+    faces(tmp_path, {"Ann": 1})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(UserError, match="000.png: expected an image"):
+        decode(tmp_path / "Ann" / "000.png", 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"others": {"verifer": 1.0}},
+            "data.others: expected near_public, pretraining, verifier, got verifer",
+        ),
+        ({"public": {"source": "near_public"}}, "near_public has no people"),
+        (
+            {"public": {"source": "folder", "path": "elsewhere", "classes": [0]}},
+            "of which these are the classes",
+        ),
+        (
+            {"private": {"source": "folder", "path": "all", "min_images": 3}},
+            "2 people for the verifier, got 0",
+        ),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused_before_training(tmp_path, changes, message):
+    faces(tmp_path / "private", {"Ann": 4, "Bo": 4, "Cy": 1, "Di": 1})
+    faces(tmp_path / "all", {"Ann": 4, "Bo": 4})
+    public = faces(tmp_path / "public", {"x": 8})
+    setup = folder_setup(tmp_path, tmp_path / "private", public, **changes)
+    with pytest.raises(UserError, match=message):
+        load_world(setup)
+
+
+def test_a_part_of_a_data_set_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIDRE_DATA", str(tmp_path))
+    faces(tmp_path / "lfw-deepfunneled", {"Ann": 3})
+    with pytest.raises(UserError, match="expected its 13,233 photos in .*, found 3; unpack it anew"):
+        lfw(8)

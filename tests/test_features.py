@@ -1,5 +1,7 @@
 """Closed forms and known answers of the feature-space analysis."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -23,17 +25,32 @@ def classes(rng, *, per_class=12, count=4, width=6, gap=6.0):
 
 def test_mean_shift_known(rng):
     a = rng.normal(size=(30, 5))
-    assert F.mean_shift(a, a + np.array([3.0, 4, 0, 0, 0])) == pytest.approx(5)
-    assert F.mean_shift(a, a + np.array([3.0, 4, 0, 0, 0]), scale=2.5) == pytest.approx(2)
+    noise = 2 * a.var(0, ddof=1).sum() / 30
+    assert F.mean_shift(a, a + np.array([3.0, 4, 0, 0, 0])) == pytest.approx(math.sqrt(25 - noise))
+    moved = F.mean_shift(a, a + np.array([3.0, 4, 0, 0, 0]), scale=2.5)
+    assert moved == pytest.approx(math.sqrt(25 - noise) / 2.5)
+    assert F.mean_shift(a[:1], a[:1] + 3.0) == pytest.approx(3 * math.sqrt(5)), (
+        "one row each: no spread is known"
+    )
+    assert F.mean_shift(a, a) == 0
 
 
-def test_mean_shift_size_is_the_expectation_over_subsets(rng):
-    a, b = rng.normal(size=(20, 3)), rng.normal(size=(9, 3)) + 1
+@pytest.mark.parametrize(("n", "spread"), [(5, 1.0), (50, 1.0), (5, 3.0)])
+def test_mean_shift_is_the_same_of_few_and_of_scattered_rows(rng, n, spread):
     squares = [
-        ((a[rng.permutation(20)[:5]].mean(0) - b[rng.permutation(9)[:5]].mean(0)) ** 2).sum()
-        for _ in range(8000)
+        F.mean_shift(rng.normal(size=(20, 3)), spread * rng.normal(size=(n, 3)) + 5) ** 2 for _ in range(600)
     ]
-    assert F.mean_shift(a, b, size=5) ** 2 == pytest.approx(np.mean(squares), rel=0.03)
+    assert np.mean(squares) == pytest.approx(75, rel=0.03)
+
+
+def test_erasing_draws_of_a_photo_are_one_row_of_a_shift(rng):
+    sets = feature_sets(rng, at_erased=False)
+    (photos, people), erasure = sets.sets["private_train"], 2.0 * rng.normal(size=(3 * 45, 5))
+    draws = np.concatenate([photos] * 3) + erasure - np.tile(erasure.reshape(3, 45, 5).mean(0), (3, 1))
+    repeated = F.FeatureSets({**sets.sets, "private_erased": (draws, np.tile(people, 3))})
+    table = F.distance_table(repeated, defence="none")
+    shift = F.per_identity(table, pair="private_erased->private_train", measure="mean_shift")
+    assert (shift == 0).all(), "the draws of every photo cancel"
 
 
 def test_shifts_do_not_depend_on_the_feature_scale(rng):
@@ -343,3 +360,19 @@ def test_missing_pairs_and_bad_sizes_are_refused(rng):
         F.knn_distance(x, x, size=49)
     with pytest.raises(UserError, match="size between 3"):
         F.hull_overlap(x[:, :2], x[:10, :2], size=11)
+
+
+def test_separation_is_measured_around_training_means(rng):
+    train, test = classes(rng, per_class=40), classes(np.random.default_rng(7), per_class=40)
+    means = F.class_means(*train)
+    own, given = (F.fisher_ratio(*test, training=training) for training in (None, means))
+    assert own == pytest.approx(given, rel=0.2) and not np.array_equal(own, given)
+    far = (means[0], means[1] + 100.0)
+    assert (F.davies_bouldin(*test, training=far) > F.davies_bouldin(*test, training=means)).all()
+
+
+def test_one_unseen_photo_a_person_leaves_the_silhouette_out(rng):
+    train, test = classes(rng, per_class=6), classes(np.random.default_rng(7), per_class=1)
+    table = F.separation_table(train, test, defence="none")
+    assert "silhouette" not in set(table["measure"]) and "fisher_ratio" in set(table["measure"])
+    assert np.isfinite(table["value"]).all()

@@ -70,9 +70,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def listed_files() -> list[str]:
-    """What a commit of everything would hold: tracked and untracked files that are not ignored."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    """What is tracked: people keep setups and photos of their own beside it."""
+    try:
+        done = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        pytest.skip("there is no git")
     if done.returncode:
         pytest.skip("not a git checkout")
     return [name for name in done.stdout.split("\0") if name and (ROOT / name).exists()]
@@ -259,7 +263,7 @@ def test_make_names_a_missing_python_and_a_missing_setup(tmp_path):
     absent = make("env", "PYTHON=python-that-is-not-there")
     assert absent.returncode == 2
     assert absent.stderr.splitlines()[0].startswith(
-        "error: expected Python 3.11 or newer, got no python-that"
+        "error: expected Python 3.11.5 or newer, got no python-that"
     )
     assert not (tmp_path / ".venv").exists()
 

@@ -1,10 +1,13 @@
 """Rows of results: what a number of the tables is computed from."""
 
+import numpy as np
+import pytest
 import torch
 
 from lib.data import Images
 from lib.evaluation import squared_mmd
-from lib.stages.measures import kept_index
+from lib.stages import realism
+from lib.stages.measures import _leakage, kept_index
 from lib.stages.realism import kid_by_identity
 from lib.stages.starts import merge
 
@@ -22,6 +25,20 @@ def test_kid_is_the_unbiased_mmd_of_all_images():
         torch.tensor(found.value), squared_mmd(fake.double(), real.double()).float(), rtol=1e-4, atol=1e-6
     )
     assert found.n == 12 and found.low < found.value < found.high
+
+
+def test_kid_sums_some_rows_at_a_time(monkeypatch):
+    stream = torch.Generator().manual_seed(0)
+    fake, real = torch.rand(12, 5, generator=stream), torch.rand(21, 5, generator=stream)
+    labels, others = torch.arange(12) % 3, torch.arange(21) % 3
+    whole = kid_by_identity(fake, labels, real, others)
+    monkeypatch.setattr(realism, "ROWS", 4)
+    assert kid_by_identity(fake, labels, real, others).value == pytest.approx(whole.value)
+
+
+def test_leakage_is_undefined_where_strangers_are_no_farther():
+    assert np.isnan(_leakage(np.array([[3.0, 2.0, 1.0]]))).all()
+    assert _leakage(np.array([[3.0, 2.0, 4.0]])) == pytest.approx(0.5)
 
 
 def test_kid_of_one_law_is_zero_within_its_interval_and_of_two_is_not():

@@ -221,9 +221,9 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     (some,) = (run for run in found if run.people and run.defence == "none")
     (every,) = (r for r in found if (r.attack, r.budget, r.defence) == ("ppa", "quick", "none"))
     assert inversion.reconstruct(some).labels.tolist() == [0, 2]
-    few, all_of_them = success.measure([some, every])
-    paired = success.compare([few], [all_of_them]).difference.value
-    assert paired == pytest.approx((few.per_person() - all_of_them.per_person()[[0, 2]]).mean())
+    few_outcome, every_outcome = success.measure([some, every])
+    paired = success.compare([few_outcome], [every_outcome]).difference.value
+    assert paired == pytest.approx((few_outcome.per_person() - every_outcome.per_person()[[0, 2]]).mean())
     cheaper = table.reset_index().assign(passes=plain["passes"])
     assert not adaptive_report.views_counted(cheaper), "erased views that nobody paid for"
     assert eot["same_steps"].difference.value == pytest.approx(eot["main"].value - plain["main"].value)
@@ -239,11 +239,18 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
             & (whole["defence"] == row.defence)
         ]["passes"]
         assert max(near, row.passes) <= adaptive_report.NEAR * min(near, row.passes)
-    curve = adaptive_report.by_masks(table.reset_index(), budget="quick")
-    assert sorted(curve["masks"].unique()) == [0, 2, 3], "other ingredients are no point of the curve"
-    other = table.reset_index().replace({"attack": {"ppa": "gmi"}})
-    assert 0 not in set(adaptive_report.by_masks(other, budget="quick")["masks"]), "another attack is none"
-    assert "against plain, same steps" in adaptive_report.shown(table.reset_index())
+    curve = adaptive_report.by_masks(found, budget="quick")
+    assert sorted(curve["masks"].unique()) == [0, 2], "no other ingredients, all people"
+    shared = adaptive_report.by_masks(found, budget="quick", few=True).set_index(["defence", "masks"])
+    assert sorted({masks for _, masks in shared.index}) == [0, 2, 3], "the few people of the costly one"
+    assert shared.loc[("none", 0), "value"] == pytest.approx(every_outcome.per_person()[[0, 2]].mean())
+    assert adaptive_report.by_masks([every], budget="quick", few=True).empty, "all have the same people"
+    assert adaptive_report.by_masks(found, budget="quick", attack="gmi").empty, "another attack is none"
+    assert len(adaptive_report.masks_figure(found, budget="quick", y_label="AttAcc", title="K").axes) == 2
+    assert len(adaptive_report.equal_passes(whole)) == whole["same_passes"].notna().sum()
+    read = adaptive_report.shown(whole, "verifier")
+    assert "match rate, verifier" in read and (read["people"] == 2).sum() == (whole["people"] == 2).sum()
+    assert list(whole["defence"]) == sorted(whole["defence"]), "model by model"
     tried = table[table["same_steps"].notna()]
     raw = [comparison.p_value for comparison in tried["same_steps"]]
     assert tried["p"].tolist() == pytest.approx(statistics.holm(raw).tolist())

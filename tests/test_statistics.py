@@ -20,6 +20,7 @@ from lib.statistics import (
     identity_weights,
     mcnemar,
     nested_mean,
+    nested_statistic,
     percentile_interval,
     rogan_gladen,
     sign_flip_p_value,
@@ -338,3 +339,19 @@ def test_seed_summary_separates_the_sources():
     assert summary.over_seeds.high - summary.over_seeds.low == pytest.approx(0, abs=1e-12)
     assert summary.over_identities.high - summary.over_identities.low > 0.1
     assert summary.nested.n == 30 and summary.over_seeds.n == 3
+
+
+def test_a_statistic_of_two_models_resamples_the_seeds_of_each():
+    rng = np.random.default_rng(0)
+    people = 0.01 * rng.normal(size=(1, 80)) + 1
+    ratio = lambda means: means[0][:, 0] / means[1][:, 0]  # noqa: E731
+    still = nested_statistic([[people], [people]], ratio, seed=0)
+    assert still.value == 1 and still.low == still.high == 1, "one draw of people serves both"
+    seeds = nested_statistic([[np.concatenate([people, 1.2 * people])], [people]], ratio, seed=0)
+    assert (
+        seeds.value == pytest.approx(1.1)
+        and seeds.low == pytest.approx(1)
+        and seeds.high == pytest.approx(1.2)
+    )
+    with pytest.raises(UserError, match="align them"):
+        nested_statistic([[people], [people[:, 1:]]], ratio, seed=0)

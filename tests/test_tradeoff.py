@@ -82,6 +82,19 @@ def test_matched_loss_reports_gain_and_not_reached():
         matched_loss(sweep, sweep, seed=0)
 
 
+def test_nodef_loses_nothing_to_itself_whatever_its_seeds():
+    rng = np.random.default_rng(0)
+    accuracy = np.stack([np.full((1, 60), 0.88), np.full((1, 60), 0.94)])
+    nodef = Points(rng.random((2, 1, 60)), accuracy)
+    weaker = Points(0.5 * rng.random((2, 1, 60)), accuracy - 0.1)
+    sweep = Points(
+        *(np.concatenate(pair, 1) for pair in ((nodef.attack, weaker.attack), (accuracy, weaker.accuracy)))
+    )
+    zero, *_ = matched_loss(sweep, nodef, seed=0)
+    assert zero.reached == 1 and zero.gain.value == 0 and zero.gain.low >= -1e-12
+    assert matched_loss(weaker, nodef, seed=0)[0].reached == 0
+
+
 def test_frontier_is_isotonic_and_flat_beyond_the_best():
     accuracy, attack = [0.5, 0.6, 0.7, 0.8], [0.2, 0.5, 0.4, 0.7]
     at = [0.5, 0.6, 0.7, 0.75, 0.8, 0.9]

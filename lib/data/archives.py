@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -15,10 +16,27 @@ from filelock import FileLock
 from lib.errors import UserError
 from lib.store import cache_dir
 
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set comes: its folder, the archives that hold it, the first being the one results were made from, and
+    how many photos there are."""
+
+    folder: str
+    archives: tuple[str, ...]
+    title: str
+    photos: int
+
+
 LAYOUTS = {
-    "lfw": ("lfw-deepfunneled", "lfw-deepfunneled.tgz", "Labeled Faces in the Wild, deep-funneled"),
-    "utkface": ("UTKFace", "utkface-96.tgz", "UTKFace, aligned and cropped"),
+    "lfw": Layout(
+        "lfw-deepfunneled", ("lfw-deepfunneled.tgz",), "Labeled Faces in the Wild, deep-funneled", 13_233
+    ),
+    "utkface": Layout(
+        "UTKFace", ("utkface-96.tgz", "UTKFace.tar.gz"), "UTKFace, aligned and cropped", 23_707
+    ),
 }
+COMPLETE = 0.999  # share of the photos: copies of UTKFace differ by a few of odd names
 FULL = (errno.ENOSPC, errno.EDQUOT)
 BLOCK = 4096  # bytes of disk that a small file takes at least
 
@@ -29,7 +47,7 @@ def data_dir() -> Path:
     if not text:
         raise UserError(
             "MIDRE_DATA is not set: this setup needs real faces; set it to the folder with "
-            + " and ".join(archive for _, archive, _ in LAYOUTS.values())
+            + " and ".join(" or ".join(layout.archives) for layout in LAYOUTS.values())
             + " (or the folders they unpack to); `make run` without SETUP needs no data"
         )
     folder = Path(text).expanduser()
@@ -41,15 +59,17 @@ def data_dir() -> Path:
 def dataset(name: str) -> Path:
     """The unpacked folder of data set ``name``: as found under ``MIDRE_DATA``, else unpacked from its
     archive into the cache (once; a second process waits)."""
-    folder_name, archive_name, title = LAYOUTS[name]
-    root = data_dir()
+    layout = LAYOUTS[name]
+    folder_name, root = layout.folder, data_dir()
     if (root / folder_name).is_dir():
         return root / folder_name
-    archive = root / archive_name
-    if not archive.exists():
+    found = [root / archive for archive in layout.archives if (root / archive).exists()]
+    if not found:
         raise UserError(
-            f"{title}: expected {folder_name}/ or {archive_name} in MIDRE_DATA={root}, found neither"
+            f"{layout.title}: expected {folder_name}/ or {' or '.join(layout.archives)} in MIDRE_DATA={root}, found "
+            "neither"
         )
+    archive = found[0]
     target = cache_dir() / "unpacked" / f"{archive.stem}-{archive.stat().st_size}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
@@ -60,6 +80,16 @@ def dataset(name: str) -> Path:
             f"{archive}: expected a folder {folder_name}/ inside, found none; it is another archive"
         )
     return target / folder_name
+
+
+def check_complete(name: str, folder: Path, photos: int) -> None:
+    """Raises: UserError for fewer ``photos`` than the data set has: results of all would be taken for theirs."""
+    layout = LAYOUTS[name]
+    if photos < COMPLETE * layout.photos:
+        raise UserError(
+            f"{layout.title}: expected its {layout.photos:,} photos in {folder}, found {photos:,}; unpack it anew, or "
+            "name a part of it as a folder of yours (source: folder)"
+        )
 
 
 def unpack(archive: Path, target: Path) -> None:

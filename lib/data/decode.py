@@ -36,7 +36,7 @@ def decode(path: Path, size: int, crop: int | None = None) -> np.ndarray:
             image.load()
             _turn_upright(image)
             rgb = _to_rgb(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(
             f"{path}: expected an image, got something unreadable ({error}); replace or remove it"
         ) from error

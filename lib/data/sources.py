@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lib.data.archives import dataset
+from lib.data.archives import check_complete, dataset
 from lib.data.decode import SUFFIXES, decode_all
 from lib.data.images import Images
 from lib.errors import UserError
@@ -27,12 +28,18 @@ def digits(size: int, **_: object) -> Images:
     return Images(pixels, torch.from_numpy(bunch.target).long(), [str(i) for i in range(10)], files)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Every file, sorted, however deep; links to folders are followed."""
+    found = os.walk(folder, followlinks=True)
+    return sorted(Path(where) / name for where, _, names in found for name in names)
+
+
 def folder(size: int, *, path: Path, crop: int | None = None) -> Images:
     """Any ``root/<identity>/*.jpg``: one identity a folder, photos below it."""
     if not path.is_dir():
         raise UserError(f"{path}: expected a folder with one folder per identity, found none")
     files: dict[str, list[Path]] = defaultdict(list)
-    for file in sorted(path.rglob("*")):
+    for file in files_below(path):
         if file.suffix.lower() in SUFFIXES and file.parent != path:
             files[file.relative_to(path).parts[0]].append(file)
     if not files:
@@ -49,7 +56,9 @@ def folder(size: int, *, path: Path, crop: int | None = None) -> Images:
 
 def lfw(size: int, *, crop: int | None = 112, **_: object) -> Images:
     """Labeled Faces in the Wild, deep-funneled: ``lfw-deepfunneled/<Person_Name>/<Person_Name>_0001.jpg``."""
-    return folder(size, path=dataset("lfw"), crop=crop)
+    path = dataset("lfw")
+    check_complete("lfw", path, sum(file.suffix.lower() in SUFFIXES for file in files_below(path)))
+    return folder(size, path=path, crop=crop)
 
 
 def lfw_funneled(size: int, *, crop: int | None = 112, **_: object) -> Images:
@@ -78,6 +87,7 @@ def utkface(size: int, *, crop: int | None = None, **_: object) -> Images:
     """UTKFace, aligned and cropped: ``UTKFace/<age>_<gender>_<race>_<date>.jpg.chip.jpg``. It carries no names."""
     path = dataset("utkface")
     paths = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    check_complete("utkface", path, len(paths))
     return Images(
         decode_all(paths, size, crop),
         torch.full((len(paths),), -1),

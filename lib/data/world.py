@@ -11,7 +11,7 @@ import torch
 
 from lib import store
 from lib.data.images import Images
-from lib.data.sources import SOURCES
+from lib.data.sources import SOURCES, files_below
 from lib.data.splits import choose_people, cut_by_name, hold_out, split_photos
 from lib.errors import UserError
 from lib.setups import DataConfig, Setup, SourceConfig
@@ -55,9 +55,7 @@ def data_stage(setup: Setup) -> Stage:
 def _files(folder: str) -> str:
     """Hash of the names and sizes of what is in a folder, however deep."""
     found = sorted(
-        (path.relative_to(folder).as_posix(), path.stat().st_size)
-        for path in Path(folder).rglob("*")
-        if path.is_file()
+        (path.relative_to(folder).as_posix(), path.stat().st_size) for path in files_below(Path(folder))
     )
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
@@ -80,6 +78,7 @@ def load_world(setup: Setup) -> World:
 
 def _make(setup: Setup) -> tuple[dict[str, torch.Tensor], dict]:
     config, size = setup.data, setup.image_size
+    _check(setup)
     if config.private.source == "none":  # somebody's classifier without the photos it was trained on
         photos = Images(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
         sets, helpers = {name: photos.take(photos.labels) for name in ("train", "validation", "test")}, {}
@@ -90,7 +89,7 @@ def _make(setup: Setup) -> tuple[dict[str, torch.Tensor], dict]:
         helpers = cut_by_name(others, config.others, seed=config.split_seed)
     if config.public.source == "near_public":
         public = helpers.pop("near_public")
-    elif config.public.source == config.private.source and config.public.classes:
+    elif config.public.classes:
         public = photos.take(torch.isin(photos.labels, torch.tensor(config.public.classes))).relabelled()
     else:
         public = _read(config.public, size)
@@ -98,12 +97,38 @@ def _make(setup: Setup) -> tuple[dict[str, torch.Tensor], dict]:
         public, helpers["verifier"] = hold_out(public, config.verifier_share, seed=config.split_seed + 1)
     sets["public"], sets["public_held_out"] = hold_out(public, config.public_held_out, seed=config.split_seed)
     sets |= helpers
+    verifier = sets.get("verifier")
+    if verifier is not None and (not len(verifier) or len(verifier.names) == 1):
+        raise UserError(
+            f"{setup.name}: expected at least 2 people for the verifier, got {len(verifier.names)}; leave some out of "
+            "the private ones (raise data.private.min_images), or set data.verifier_share"
+        )
     tensors = {name: tensor for key, images in sets.items() for name, tensor in images.tensors(key).items()}
     meta = {
         "sets": {key: images.text() for key, images in sets.items()},
         "counts": {key: [len(images), len(images.names)] for key, images in sets.items()},
     }
     return tensors, meta
+
+
+def _check(setup: Setup) -> None:
+    """Raises: UserError for helper sets that do not exist, and public photos that cannot be had."""
+    config = setup.data
+    known = {field.name for field in fields(World) if field.default is None}
+    if unknown := sorted(set(config.others) - known):
+        raise UserError(
+            f"{setup.name}: data.others: expected {', '.join(sorted(known))}, got {', '.join(unknown)}; correct it"
+        )
+    if config.public.source == "near_public" and "near_public" not in config.others:
+        raise UserError(
+            f"{setup.name}: data.public: near_public has no people; give it a share in data.others"
+        )
+    same = (config.public.source, config.public.path) == (config.private.source, config.private.path)
+    if config.public.classes and not same:
+        raise UserError(
+            f"{setup.name}: data.public.classes: expected the private photos' source and path, of which these are the "
+            f"classes, got {config.public.source} {config.public.path or ''}; leave classes out"
+        )
 
 
 def _private_and_others(photos: Images, config: DataConfig) -> tuple[Images, Images]:

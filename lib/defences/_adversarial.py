@@ -38,6 +38,8 @@ class Adversarial(Defence):
         self.step = number(f"{name} step", step, 0, 2, usage="step=0.2", ends="(]")
         self.bn_inner = word(f"{name} bn_inner", bn_inner, INNER_STATISTICS)
         self.targeted = targeted
+        trained = 6 if targeted else 3  # on the photos and the moved ones, or on the moved ones alone
+        self.cost = (2 * self.steps + trained) / 3
         self._hit = Mean()
         self._furthest = torch.zeros(())
 

@@ -49,6 +49,8 @@ class Trapdoors(Defence):
         UserError: for values out of range; when it meets another defence's batch.
     """
 
+    cost = (2 + 6) / 3  # to the triggers, then twice the photos; the discriminator is small
+
     def __init__(self, beta: float, *, blend: float, step: float, augmented: str) -> None:
         self.beta = number("trapmid beta", beta, 0, 1, usage="trapmid(0.2)", ends="()")
         self.blend = number("trapmid blend", blend, 0, 1, usage="blend=0.02", ends="(]")

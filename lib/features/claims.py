@@ -38,6 +38,8 @@ PAIRS = (
     ("prior_samples", "private_train"),
     ("prior_samples", "private_erased"),
 )
+REPEATED = {"private_erased": "private_train", "held_out_erased": "private_held_out"}
+"""Sets that may hold several draws of every photo of another, draw by draw."""
 VOTERS = ("reconstructions", "private_held_out", "held_out_erased", "prior_samples")
 
 
@@ -53,8 +55,9 @@ def distance_table(sets: FeatureSets, *, defence: str) -> pd.DataFrame:
     energy distance). Measures: :data:`MEASURES` for each pair; ``knn_distance`` of
     ``other_classes->private_train``; ``nearest_set_vote`` of ``query->erased_or_private`` (share nearer to
     erased), whose null is the held-out queries. The number of references is that of the smaller of
-    private_train and private_erased of the identity everywhere, shifts are matched to the smallest set; one
-    MMD bandwidth per identity. Identities without reconstructions are left out.
+    private_train and private_erased of the identity everywhere; one MMD bandwidth per identity; shifts are of the
+    means of every photo's erasing draws, which are not independent rows. Identities without reconstructions are left
+    out.
     """
     names = ("reconstructions",) if "reconstructions" in sets else ()
     identities = sets.identities(*names)
@@ -73,7 +76,12 @@ def distance_table(sets: FeatureSets, *, defence: str) -> pd.DataFrame:
         here = {name: features for name, features in here.items() if len(features)}
         private, erased = here["private_train"], here.get("private_erased")
         references = len(private) if erased is None else min(len(private), len(erased))
-        smallest = min(len(features) for features in here.values())
+        means = {
+            name: _by_photo(features, len(here[REPEATED[name]]))
+            if name in REPEATED and REPEATED[name] in here
+            else features
+            for name, features in here.items()
+        }
         balanced = [features[:references] for features in here.values()]
         bandwidth = median_bandwidth(*balanced)
         for query, reference in PAIRS:
@@ -81,8 +89,8 @@ def distance_table(sets: FeatureSets, *, defence: str) -> pd.DataFrame:
                 continue
             a, b = here[query], here[reference]
             values = {
-                "mean_shift": mean_shift(a, b, scale=scale, size=smallest),
-                "mahalanobis_shift": mean_shift(a, b, whitening=whitening, size=smallest),
+                "mean_shift": mean_shift(means[query], means[reference], scale=scale),
+                "mahalanobis_shift": mean_shift(means[query], means[reference], whitening=whitening),
                 "knn_distance": knn_distance(a, b, size=min(references, len(b))).mean() / squared_unit,
             }
             if min(len(a), len(b)) > 1:
@@ -100,6 +108,12 @@ def distance_table(sets: FeatureSets, *, defence: str) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["identity", "pair", "measure", "value"])
     table.insert(1, "defence", defence)
     return table
+
+
+def _by_photo(features: np.ndarray, photos: int) -> np.ndarray:
+    """Mean features (photos, d) over the draws of every photo; the rows themselves where they are no whole draws."""
+    draws, rest = divmod(len(features), photos)
+    return features if rest else features.reshape(draws, photos, -1).mean(0)
 
 
 def per_identity(table: pd.DataFrame, *, pair: str, measure: str) -> pd.Series:

@@ -2,7 +2,7 @@
 
 Size matching is exact instead of simulated: where a measure depends on the number of points, ``size=m``
 returns its expectation over all subsets of m points drawn without replacement, which a repeated subsampling
-only estimates. MMD and energy distance are U-statistics, unbiased at every size, and need none.
+only estimates. Mean shift, MMD and energy distance are unbiased (squared) at every size, and need none.
 """
 
 import numpy as np
@@ -84,24 +84,19 @@ def mean_shift(
     *,
     scale: float = 1.0,
     whitening: np.ndarray | None = None,
-    size: int | None = None,
 ) -> float:
     """||mean(a) - mean(b)|| / scale; with ``whitening`` from :func:`within_whitening`, the Mahalanobis shift.
 
-    a (n, d), b (m, d). With ``size``: root of the expected squared shift between random subsets of that size,
-    ||mean(a) - mean(b)||^2 + tr S_a (1/size - 1/n) + tr S_b (1/size - 1/m), so that sets of different n
-    compare.
+    a (n, d), b (m, d), independent rows. What sampling alone adds to the square, tr S_a / n + tr S_b / m, is taken
+    off, down to 0: the square is then unbiased where the laws differ, and sets of different n and spread compare.
+    Of a set of one row the spread is not known; nothing is taken off for it.
     """
     a, b = _pair(a, b)
     if whitening is not None:
         a, b = a @ whitening, b @ whitening
     squared = ((a.mean(0) - b.mean(0)) ** 2).sum()
-    if size is not None:
-        size = _size(size, len(a), len(b))
-        for rows in (a, b):
-            if len(rows) > size:
-                squared += rows.var(0, ddof=1).sum() * (1 / size - 1 / len(rows))
-    return float(np.sqrt(squared) / scale)
+    squared -= sum(rows.var(0, ddof=1).sum() / len(rows) for rows in (a, b) if len(rows) > 1)
+    return float(np.sqrt(max(0.0, squared)) / scale)
 
 
 def median_bandwidth(*sets: np.ndarray) -> float:

@@ -35,30 +35,42 @@ def silhouette(features: np.ndarray, identity: np.ndarray, *, metric: str = "euc
     return silhouette_samples(np.asarray(features, dtype=np.float64), identity, metric=metric)
 
 
-def davies_bouldin(features: np.ndarray, identity: np.ndarray) -> np.ndarray:
+def _around(
+    features: np.ndarray, identity: np.ndarray, training: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each row among those present, and their means (K, d): those of ``training`` (classes, means) if
+    given, else the rows' own."""
+    shown, index = np.unique(identity, return_inverse=True)
+    classes, means = training or class_means(features, identity)
+    return index, means[_rows(shown, classes)]
+
+
+def davies_bouldin(
+    features: np.ndarray, identity: np.ndarray, *, training: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
     """max over l of (s_k + s_l) / ||mu_k - mu_l|| for each identity (K,), down is better; the mean is the
-    index."""
-    classes, means = class_means(features, identity)
-    index = _rows(np.asarray(identity), classes)
+    index. ``training``: :func:`class_means` of the training rows, else mu are the rows' own."""
+    index, means = _around(features, identity, training)
     spread = np.bincount(index, np.linalg.norm(features - means[index], axis=1)) / np.bincount(index)
     between = cdist(means, means)
     np.fill_diagonal(between, np.inf)
     return ((spread[:, None] + spread) / between).max(1)
 
 
-def fisher_ratio(features: np.ndarray, identity: np.ndarray) -> np.ndarray:
+def fisher_ratio(
+    features: np.ndarray, identity: np.ndarray, *, training: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
     """||mu_k - mu||^2 / tr S_w for each identity (K,), up is better; the mean is tr S_b / tr S_w.
 
-    Classes weigh equally; S_w is the mean of the unbiased class covariances, so each class needs 2 rows on
-    average.
+    Classes weigh equally; S_w is the mean of the class covariances around ``training``
+    (:func:`class_means` of the training rows), else around the rows' own means, where a class needs 2 rows.
     """
-    classes, means = class_means(features, identity)
-    index = _rows(np.asarray(identity), classes)
+    index, means = _around(features, identity, training)
     squares = np.bincount(index, ((features - means[index]) ** 2).sum(1))
-    counts = np.bincount(index)
-    if (counts < 2).all():
+    freedom = np.bincount(index) - (training is None)
+    if not freedom.any():
         raise UserError("expected at least 2 rows in some class, got 1 in each; use more held-out images")
-    within = (squares[counts > 1] / (counts[counts > 1] - 1)).mean()
+    within = (squares[freedom > 0] / freedom[freedom > 0]).mean()
     return ((means - means.mean(0)) ** 2).sum(1) / within
 
 
@@ -132,13 +144,14 @@ def separation_table(
     """All separation measures of one model per identity: columns identity, defence, measure, value.
 
     ``train`` and ``test`` are (features, identity). With the logits of the test rows and the head's
-    ``weight`` also ``logit_margin``, in units of the mean distance between class means. The mean over
-    identities is the measure.
+    ``weight`` also ``logit_margin``, in units of the mean distance between class means; no ``silhouette``
+    where nobody has two test rows. The mean over identities is the measure.
     """
     features, identity = np.asarray(test[0], dtype=np.float64), np.asarray(test[1])
     classes, means = class_means(*train)
+    repeated = len(np.unique(identity)) < len(identity)
     per_row = {
-        "silhouette": silhouette(features, identity),
+        **({"silhouette": silhouette(features, identity)} if repeated else {}),
         "ncm_margin": ncm_margin(features, identity, classes=classes, means=means),
         "neighbour_ratio": neighbour_ratio(
             features, identity, references=train[0], reference_identity=train[1]
@@ -149,8 +162,8 @@ def separation_table(
         per_row["logit_margin"] = logit_margin(logits, identity, weight=weight) / pdist(means).mean()
     shown, index, counts = np.unique(identity, return_inverse=True, return_counts=True)
     per_identity = {name: np.bincount(index, values) / counts for name, values in per_row.items()}
-    per_identity["davies_bouldin"] = davies_bouldin(features, identity)
-    per_identity["fisher_ratio"] = fisher_ratio(features, identity)
+    per_identity["davies_bouldin"] = davies_bouldin(features, identity, training=(classes, means))
+    per_identity["fisher_ratio"] = fisher_ratio(features, identity, training=(classes, means))
     return pd.concat(
         [
             pd.DataFrame({"identity": shown, "defence": defence, "measure": name, "value": values})

@@ -143,6 +143,7 @@ def attack_budgets(frame: pd.DataFrame, *, x_label: str, y_label: str, title: st
         by="attack",
         looks=looks,
         logarithmic_x=True,
+        dodge=False,
         x_label=x_label,
         y_label=y_label,
         title=title,

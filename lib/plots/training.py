@@ -106,12 +106,17 @@ def interval_curves(
     y_label: str,
     percent: bool = True,
     logarithmic_x: bool = False,
+    evenly: bool = False,
+    dodge: bool = True,
     headline: dict[str, float] | None = None,
     looks: dict[str, Style] | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Lines with 95 % intervals: columns ``x``, ``by``, value, low, high, one row a point.
+
+    ``evenly`` puts the values of ``x`` side by side, however far apart they are. ``dodge`` moves series aside a little,
+    so that they do not hide each other; without it every point is where it was measured.
 
     ``headline[name]`` rings the point of that series that was chosen (the headline training). Where several
     rows share a point (seeds) they are all drawn and the line joins their means. ``looks`` are
@@ -120,6 +125,9 @@ def interval_curves(
     require(frame, x, by, "value", "low", "high")
     ax = axes_or_new(ax, width=7.5, height=4.0)
     looks = looks or styles(frame[by].astype(str))
+    ticks = sorted(frame[x].unique())
+    where = {value: float(i) if evenly else value for i, value in enumerate(ticks)}
+    frame = frame.assign(**{x: frame[x].map(where)})
     for i, (name, look) in enumerate(looks.items()):
         rows = frame[frame[by].astype(str) == name].sort_values(x)
         mean = rows.groupby(x)["value"].mean()
@@ -140,9 +148,10 @@ def interval_curves(
             label=look.label,
             zorder=3,
         )
-        shift = beside((line, *bars.get_children()), i - (len(looks) - 1) / 2, ax)
+        aside = i - (len(looks) - 1) / 2 if dodge else 0.0
+        shift = beside((line, *bars.get_children()), aside, ax)
         if headline and name in headline:
-            chosen = headline[name]
+            chosen = where[headline[name]]
             ring = ax.scatter(
                 [chosen],
                 [mean.loc[chosen]],
@@ -154,11 +163,14 @@ def interval_curves(
             ring.set_offset_transform(ax.transData + shift)
     if logarithmic_x:
         ax.set_xscale("log", base=2)
-    ticks = sorted(frame[x].unique())
-    if len(ticks) <= 8:
-        ax.set_xticks(ticks)
+    spell = EngFormatter(sep="")
+    if evenly or len(ticks) <= 8:
+        ax.set_xticks(list(where.values()))
         ax.minorticks_off()
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if evenly:
+        ax.set_xticklabels([spell(value) for value in ticks])
+    else:
+        ax.xaxis.set_major_formatter(spell)
     if percent:
         percent_axis(ax)
     ax.set(xlabel=x_label or x.replace("_", " "), ylabel=y_label, title=title or "")

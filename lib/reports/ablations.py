@@ -23,10 +23,12 @@ from lib.reports.workbook import Workbook
 from lib.stages import inversion, measures, targets
 from lib.stages.inversion import Attack
 from lib.statistics import Interval, PairedComparison
+from lib.training import Defence
 
 PARTIAL = ("re(0.1,0.4)", "re(0.5,0.5)")
 PLACES = ("re(0.5,0.5)", "fe(0.5)", "re(0.5,0.5,location=toroidal)")
 BINS = 6  # groups of pixels by how often they are hidden
+EPOCHS = 20  # over which a law that changes is averaged
 DRAWS = 4096  # masks per exposure map; standard error of a share below 0.8 points
 
 
@@ -81,7 +83,8 @@ def exposure_runs(book: Workbook) -> list[Run]:
         if law_of(book, defence) != defence:  # nothing is hidden
             continue
         (made,) = build(defence, book.setup.defences)
-        wanted = 1 - made.law.p * sum(made.law.scale) / 2  # before the area is rounded to pixels
+        areas = [law.p * sum(law.scale) / 2 for law in _laws(made)]  # before they are rounded to pixels
+        wanted = 1 - sum(areas) / len(areas)
         runs += [
             Run(defence, 1.0, 1 - erased_share(book, defence)),
             Run("none", round(20 * wanted) / 20, 1.0),
@@ -110,9 +113,23 @@ def exposure(book: Workbook, defence: str) -> Tensor:
     law = getattr(made, "law", None)
     if law is None:
         return torch.zeros(size, size, dtype=torch.float64)
+    return torch.stack([_exposure(book, law) for law in _laws(made)]).mean(0)
+
+
+def _exposure(book: Workbook, law: erasing.ErasingLaw) -> Tensor:
+    size, seed = book.setup.image_size, book.training_seeds[0]
     if law.shape in ("square", "pixels") and law.location != "fixed":
         return erasing.expected_exposure(law, size)
-    return erasing.exposure(law, size, draws=DRAWS, generator=torch.Generator().manual_seed(0), seed=0)
+    return erasing.exposure(law, size, draws=DRAWS, generator=torch.Generator().manual_seed(0), seed=seed)
+
+
+def _laws(made: Defence) -> list[erasing.ErasingLaw]:
+    """The law of a training, or, where it changes, that of every epoch of some."""
+    found = []
+    for epoch in range(EPOCHS if getattr(made, "curriculum", 0) else 1):
+        made.phase(epoch, EPOCHS)
+        found.append(made.law)
+    return found
 
 
 def exposure_attacks(
@@ -237,9 +254,7 @@ def exposure_table(book: Workbook) -> pd.DataFrame:
                 "centre": float(shares[middle, middle]),
                 "corner": float(shares[0, 0]),
                 "spread over positions": float(shares.std()),
-                "never shown of one photo": 0.0
-                if again and float(shares.max()) < 1
-                else _never(shares, again),
+                "never shown": _never(shares, again),
             }
         )
     return pd.DataFrame(rows).set_index("defence")
@@ -342,7 +357,7 @@ def misses_sentence(book: Workbook, found: Misses | None) -> str:
         f"NoDef {control}; {name} minus NoDef, paired by person, {difference} (n = {found.difference.n}, one training "
         "seed)"
     )
-    if not book.setup.conclusive:
+    if not book.conclusive:
         return f"{text}. **Too small to conclude.**"
     answer = _side(
         found.difference,
@@ -388,7 +403,7 @@ def difference_lines(book: Workbook, compared: pd.DataFrame) -> str:
 
 def _verdict(book: Workbook, parts: dict[str, PairedComparison]) -> str:
     natural, leak = parts["natural accuracy"].difference, parts["AttAcc, main"]
-    if not book.setup.conclusive:
+    if not book.conclusive:
         return "**Too small to conclude.**"
     return (
         f"**{_side(leak.difference, 'leaks less', 'leaks more', 'no difference in AttAcc established')}, "

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from lib import attacks, statistics
+from lib import attacks, plots, statistics
 from lib.plots import label
+from lib.plots.style import grid, legend_below
 from lib.reports.attack_report import Group, groups
 from lib.reports.made import made
 from lib.reports.tables import LEVEL, established, limits, p_value, percent, points
@@ -20,8 +23,31 @@ from lib.stages.inversion import Attack
 from lib.stages.success import Outcome
 from lib.statistics import Interval
 
-P_VALUES = {"p": "same_steps", "p_verifier": "same_steps_verifier"}  # column -> the comparisons it is of
 NEAR = 1.5  # ratio of passes up to which two budgets are called equal
+
+
+class Judge(NamedTuple):
+    """The columns of the comparison that are by one judge, and what people call them."""
+
+    name: str
+    heading: str
+    value: str
+    gained: str
+    beyond: str
+    p: str
+
+
+JUDGES = {
+    "main": Judge("main evaluator", "AttAcc, main", "main", "same_steps", "beyond", "p"),
+    "verifier": Judge(
+        "verifier",
+        "match rate, verifier",
+        "verifier_match",
+        "same_steps_verifier",
+        "beyond_verifier",
+        "p_verifier",
+    ),
+}
 
 
 def runs(book: Workbook) -> list[Attack]:
@@ -39,11 +65,11 @@ def masks_of(attack: str) -> int:
 
 
 def comparison(found: Sequence[Attack]) -> pd.DataFrame:
-    """A row per attack, budget and model, with ``masks``, whether it has ``other`` ingredients, AttAcc by the main
-    evaluator, the panel's majority and the verifier, and ``passes``. Of those with ingredients the paired differences
-    to the same attack without them, by the attack seeds that both have: ``same_steps`` (main evaluator) and
-    ``same_steps_verifier`` under the same budget, with Holm's p over all of that judge's (``p``, ``p_verifier``), and
-    what each exceeds the same ingredient's on NoDef by, the control (``beyond``, ``beyond_verifier``; Intervals);
+    """A row per model, attack and budget, with ``masks``, whether it has ``other`` ingredients, ``people`` attacked,
+    attack ``seeds``, AttAcc by the main evaluator and the verifier, ``passes``. Of those with ingredients the paired
+    differences to the same attack without them, by the attack seeds that both have: ``same_steps`` (main evaluator)
+    and ``same_steps_verifier`` under the same budget, with Holm's p over all of that judge's (``p``, ``p_verifier``),
+    and what each exceeds the same ingredient's on NoDef by, the control (``beyond``, ``beyond_verifier``; Intervals);
     ``same_passes`` under the ``nearest_budget`` in passes, if that is within :data:`NEAR`."""
     grouped = groups(found)
     plain = {key: seeds for key, seeds in grouped.items() if "+" not in key[0]}
@@ -54,7 +80,7 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
         rivals = {
             b: s
             for (a, p, b, d), s in plain.items()
-            if a != attack and (a, p, d) == (base, prior, defence) and _shared(seeds, s)
+            if a != attack and (a, p, d) == (base, prior, defence) and success.shared_seeds(seeds, s)
         }
         same = rivals.get(budget)
         nearest = min(rivals.values(), key=lambda s: _ratio(success.passes(s), spent), default=None)
@@ -69,41 +95,31 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
                 "masks": masks_of(attack),
                 "other": bool(re.sub(r"\+eot\d+", "", attack).count("+")),
                 "main": success.mean(seeds, "main"),
-                "panel_majority": success.mean(seeds, "panel_majority"),
                 "verifier_match": success.mean(seeds, success.VERIFIER),
                 "passes": spent,
+                "people": len(seeds[0].people),
                 "seeds": len(seeds),
-                "same_steps": success.compare(*_paired(seeds, same)) if same else None,
-                "same_steps_verifier": success.compare(*_paired(seeds, same), success.VERIFIER)
-                if same
-                else None,
+                "same_steps": success.compare(seeds, same) if same else None,
+                "same_steps_verifier": success.compare(seeds, same, success.VERIFIER) if same else None,
                 "beyond": _beyond(grouped, seeds, same, "main"),
                 "beyond_verifier": _beyond(grouped, seeds, same, success.VERIFIER),
                 "nearest_budget": nearest[0].attack.budget if nearest else "",
-                "same_passes": success.compare(*_paired(seeds, nearest)) if nearest else None,
+                "same_passes": success.compare(seeds, nearest) if nearest else None,
             }
         )
-    table = pd.DataFrame(rows)
-    for p, column in P_VALUES.items():
-        compared = table[column].notna()
-        table[p] = float("nan")
+    order = list(dict.fromkeys(key[3] for key in grouped))
+    table = pd.DataFrame(sorted(rows, key=lambda row: order.index(row["defence"])))
+    for judge in JUDGES.values():
+        compared = table[judge.gained].notna()
+        table[judge.p] = float("nan")
         if compared.any():
-            table.loc[compared, p] = statistics.holm([one.p_value for one in table.loc[compared, column]])
+            found = [one.p_value for one in table.loc[compared, judge.gained]]
+            table.loc[compared, judge.p] = statistics.holm(found)
     return table
 
 
 def _ratio(first: float, second: float) -> float:
     return max(first, second) / min(first, second)
-
-
-def _paired(*sides: Sequence[Outcome]) -> list[list[Outcome]]:
-    """Each side's outcomes of the attack seeds that all have."""
-    shared = _shared(*sides)
-    return [[one for one in side if one.attack.attack_seed in shared] for side in sides]
-
-
-def _shared(*sides: Sequence[Outcome]) -> set[int]:
-    return set.intersection(*({one.attack.attack_seed for one in side} for side in sides))
 
 
 def _beyond(
@@ -118,53 +134,108 @@ def _beyond(
         grouped.get((name, run.prior, run.budget, "none"))
         for name in (run.attack, attacks.get(run.attack).base)
     ]
-    if run.defence == "none" or not same or None in control or not _shared(seeds, same, *control):
+    if (
+        run.defence == "none"
+        or not same
+        or None in control
+        or not success.shared_seeds(seeds, same, *control)
+    ):
         return None
-    sides = _paired(seeds, same, *control)
+    sides = success.paired(seeds, same, *control)
     people = set.intersection(*(set(side[0].people.tolist()) for side in sides))
     values = [success.over_seeds(side, judge)[np.isin(side[0].people, sorted(people))] for side in sides]
     return statistics.interaction(*values, seed=measures.SEED)
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The comparison as a person reads it."""
-    rows = table.drop(columns=["defence", "masks", "other"])
-    for column in ("main", "panel_majority", "verifier_match"):
-        rows[column] = table[column].map(percent)
-    for column in ("same_steps", "same_steps_verifier", "same_passes"):
-        rows[column] = ["" if found is None else points(found.difference) for found in table[column]]
-    for column in ("beyond", "beyond_verifier"):
-        rows[column] = ["" if found is None else points(found) for found in table[column]]
-    for p in P_VALUES:
-        rows[p] = table[p].map(p_value)
-    rows["passes"] = [f"{value:,.0f}" for value in table["passes"]]
-    names = {
-        "main": "AttAcc, main",
-        "same_steps": "against plain, same steps",
-        "same_steps_verifier": "against plain, same steps, verifier",
-        "beyond": "more than on NoDef",
-        "beyond_verifier": "more than on NoDef, verifier",
-        "p": "p, Holm",
-        "p_verifier": "p, Holm, verifier",
-        "nearest_budget": "plain budget of as many passes",
-        "same_passes": "against that",
-    }
-    rows = rows.rename(columns=names).rename(columns=lambda name: name.replace("_", " "))
+def shown(table: pd.DataFrame, judge: str = "main") -> pd.DataFrame:
+    """What one of :data:`JUDGES` says, as a person reads it."""
+    by = JUDGES[judge]
+    rows = pd.DataFrame(
+        {
+            "model": table["model"],
+            "attack": table["attack"],
+            "budget": table["budget"],
+            "people": table["people"],
+            "seeds": table["seeds"],
+            "passes": [f"{value:,.0f}" for value in table["passes"]],
+            by.heading: table[by.value].map(percent),
+            "minus plain": ["" if found is None else points(found.difference) for found in table[by.gained]],
+            "p, Holm": table[by.p].map(p_value),
+            "more than on NoDef": ["" if found is None else points(found) for found in table[by.beyond]],
+        }
+    )
     return rows.set_index(["model", "attack", "budget"])
 
 
-def by_masks(table: pd.DataFrame, *, budget: str, attack: str = "ppa", judge: str = "main") -> pd.DataFrame:
-    """Columns masks, defence, value, low, high: of one attack under one budget, no other ingredients; 0 masks is the
-    plain attack."""
-    same = table["attack"].map(lambda name: attacks.get(name).base) == attack
-    rows = table[same & (table["budget"] == budget) & ~table["other"]]
-    return pd.DataFrame(
+def equal_passes(table: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons with a plain attack of about as many passes, by the main evaluator, as a person reads them."""
+    level = table[table["same_passes"].notna()]
+    rows = pd.DataFrame(
         {
-            "masks": rows["masks"].to_numpy(),
-            "defence": rows["defence"].to_numpy(),
-            **limits(rows[judge]),
+            "model": level["model"],
+            "attack": level["attack"],
+            "budget": level["budget"],
+            "passes": [f"{value:,.0f}" for value in level["passes"]],
+            "budget of the plain attack": level["nearest_budget"],
+            "minus that": [points(found.difference) for found in level["same_passes"]],
         }
     )
+    return rows.set_index(["model", "attack", "budget"])
+
+
+def by_masks(
+    found: Sequence[Attack], *, budget: str, attack: str = "ppa", judge: str = "main", few: bool = False
+) -> pd.DataFrame:
+    """Columns masks, defence, value, low, high: of one attack under one budget, no other ingredients; 0 masks is the
+    plain attack. Those that were run on fewer people than others are left out; or, with ``few``, all are of the people
+    that the fewest were run on (no rows if all have the same)."""
+    kept = {
+        key: seeds
+        for key, seeds in groups(found).items()
+        if attacks.get(key[0]).base == attack
+        and key[2] == budget
+        and not re.sub(r"\+eot\d+", "", key[0]).count("+")
+    }
+    counts = [len(seeds[0].people) for seeds in kept.values()]
+    if few:
+        kept = kept if counts and min(counts) < max(counts) else {}
+        people = min((seeds[0].people for seeds in kept.values()), key=len, default=None)
+    else:
+        kept = {key: seeds for key, seeds in kept.items() if len(seeds[0].people) == max(counts)}
+        people = None
+    return pd.DataFrame(
+        {
+            "masks": [masks_of(name) for name, *_ in kept],
+            "defence": [defence for *_, defence in kept],
+            **limits([success.mean(seeds, judge, people=people) for seeds in kept.values()]),
+        }
+    )
+
+
+def masks_figure(
+    found: Sequence[Attack], *, budget: str, y_label: str, title: str, judge: str = "main"
+) -> Figure:
+    """AttAcc against K: on all people, and beside it on the few that a costly K was run on, if any."""
+    every, few = (by_masks(found, budget=budget, judge=judge, few=part) for part in (False, True))
+    count = min(len(outcome.people) for outcome in success.measure(found))
+    panels = {f"{title}, all people": every} | (
+        {f"The {count} people of the largest K": few} if len(few) else {}
+    )
+    figure, axes = grid(len(panels), columns=2, width=4.8 * len(panels), height=4.0)
+    for ax, (name, rows) in zip(axes, panels.items(), strict=True):
+        plots.interval_curves(
+            rows,
+            x="masks",
+            evenly=True,
+            x_label="erased views per image, K (0: plain)",
+            y_label=y_label,
+            title=name,
+            ax=ax,
+        )
+        if legend := ax.get_legend():
+            legend.remove()
+    legend_below(figure, axes)
+    return figure
 
 
 def views_counted(table: pd.DataFrame) -> bool:
@@ -178,31 +249,30 @@ def views_counted(table: pd.DataFrame) -> bool:
 
 
 def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
-    """Per model: the ingredients that are best by the main evaluator, or that none exceeds the plain attack, and what
-    every judge establishes of all at the same steps, after Holm's correction over all its comparisons, with how much of
-    it is not seen on NoDef; then the comparisons at equal passes, and whether erasing only misled the attack."""
-    text = []
+    """Per model: the ingredient that is best by the main evaluator, of those that met all people, or that none exceeds
+    the plain attack, and what every judge establishes of all at the same steps, after Holm's correction over all its
+    comparisons, with how much of it is not seen on NoDef; then the comparisons at equal passes, and whether erasing
+    only misled the attack."""
+    text, everybody = [], table["people"].max()
     for model, rows in table.groupby("model", sort=False):
         tried = rows[rows["same_steps"].notna()]
-        if tried.empty:
+        whole = tried[tried["people"] == everybody]
+        if whole.empty:
             continue
-        best = max(tried.itertuples(), key=lambda row: row.same_steps.difference.value)
+        best = max(whole.itertuples(), key=lambda row: row.same_steps.difference.value)
         gain = best.same_steps.difference
         lead = "best is" if gain.value > 0 else "no ingredient exceeds the plain attack; the closest is"
         line = f"- **{model}**: {lead} {best.attack}, {points(gain)} against the plain attack."
-        judges = zip(
-            ("main evaluator", "verifier"), P_VALUES.items(), ("beyond", "beyond_verifier"), strict=True
-        )
-        for judge, (p, column), control in judges:
+        for judge in JUDGES.values():
             sides: dict[str, list[str]] = {"stronger": [], "weaker": []}
-            for row in tried[tried[p] < LEVEL].to_dict("records"):
-                gained = row[column].difference
-                beyond = "" if row[control] is None else f"; {points(row[control])} beyond NoDef's"
+            for row in tried[tried[judge.p] < LEVEL].to_dict("records"):
+                gained = row[judge.gained].difference
+                beyond = "" if row[judge.beyond] is None else f"; {points(row[judge.beyond])} beyond NoDef's"
                 sides["stronger" if gained.value > 0 else "weaker"].append(
                     f"{row['attack']} ({points(gained)}{beyond})"
                 )
             said = "; ".join(f"{side}: {', '.join(names) or 'none'}" for side, names in sides.items())
-            line += f" Established by the {judge}: {said}."
+            line += f" Established by the {judge.name}: {said}."
         level = rows[rows["same_passes"].notna()]
         behind, ahead = (
             [f"{row.attack} {row.budget}" for row in level.itertuples() if clear(row.same_passes.difference)]
@@ -210,15 +280,20 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
         )
         if len(level):
             line += (
-                f" Against a plain attack of as many passes, each by its interval alone: more from "
-                f"{', '.join(ahead) or 'none'}, less from {', '.join(behind) or 'none'} of {len(level)}."
+                f" Of {len(level)} compared with a plain attack of as many passes, each by its interval alone: "
+                f"{_counted('stronger', ahead)}; {_counted('weaker', behind)}."
             )
         text.append(line)
     counted = int(table["same_steps"].notna().sum())
     ending = f"Established: Holm's p below {LEVEL} over the {counted} comparisons of a judge."
-    if not book.setup.conclusive:
+    if not book.conclusive:
         return "\n".join([*text, "", "**Too small to conclude.**"])
     return "\n".join([*text, "", ending, "", _answer(table)])
+
+
+def _counted(side: str, names: Sequence[str]) -> str:
+    """How many are on a side, and which."""
+    return f"{len(names)} {side} ({', '.join(names)})" if names else f"none {side}"
 
 
 def _answer(table: pd.DataFrame) -> str:
@@ -227,11 +302,11 @@ def _answer(table: pd.DataFrame) -> str:
     undone = [
         f"{row['attack']} on {row['model']}"
         for row in table.to_dict("records")
-        for (p, column), control in zip(P_VALUES.items(), ("beyond", "beyond_verifier"), strict=True)
-        if row[control] is not None
-        and established(row[column].difference, row[p])
-        and row[column].difference.low > 0
-        and row[control].low > 0
+        for judge in JUDGES.values()
+        if row[judge.beyond] is not None
+        and established(row[judge.gained].difference, row[judge.p])
+        and row[judge.gained].difference.low > 0
+        and row[judge.beyond].low > 0
     ]
     if undone:
         return f"So a part of the protection is of attacks that do not know of it: {', '.join(dict.fromkeys(undone))}."

@@ -28,9 +28,9 @@ def runs(book: Workbook, *, white_box: bool) -> list[Attack]:
 
 
 def curve_runs(book: Workbook, *, white_box: bool) -> list[Attack]:
-    """The same attacks on NoDef under smaller budgets, and under the compared one."""
+    """The same attacks on NoDef under smaller budgets, and under the compared one, first attack seed."""
     lines = [*book.study.curves, *book.study.compared]
-    return made(book, _seeing(book.listed_attacks(lines, ["none"]), white_box))
+    return made(book, _seeing(book.listed_attacks(lines, ["none"], book.compared_seeds[:1]), white_box))
 
 
 def _seeing(found: Sequence[Attack], gradients: bool) -> list[Attack]:
@@ -184,7 +184,7 @@ def growth_sentence(book: Workbook, curves: pd.DataFrame, *, white_box: bool) ->
     compared = _seeing(book.listed_attacks(book.study.compared, ["none"]), white_box)
     if alone := sorted({f"{run.attack}, {run.prior}" for run in compared} - set(curves["attack"])):
         text.append(f"under one budget alone: {'; '.join(alone)}")
-    return "; ".join(text) + ("." if book.setup.conclusive else ". **Too small to conclude.**")
+    return "; ".join(text) + ("." if book.conclusive else ". **Too small to conclude.**")
 
 
 def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
             text[-1] += (
                 f" Against NoDef, same attack and budget, by person: {_protection(compared, corrected)}."
             )
-    if not book.setup.conclusive:
+    if not book.conclusive:
         return "\n".join([*text, "", "**Too small to conclude.**"])
     weak = [f"{row.attack} on {row.model}" for row in table.itertuples() if not row.gain.low > 0]
     if corrected:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
-from lib import results
+from lib import attacks, results
 from lib.plots import label
 from lib.reports import outside
 from lib.reports.tables import points
@@ -31,13 +33,17 @@ SHOWN = (
 def curve_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
     """One model attacked by the study's first attack under every budget of the setup, weakest first; budgets
     with the same constants count once, under the later name."""
-    method = book.study.attacks[0]
-    known = [name for name in BUDGETS if name in book.setup.attacks[method]]
+    known = [name for name in BUDGETS if name in _budgets(book)]
     made = {
         repr(sorted(attack.values.items())): attack
         for attack in (book.attack(defence, budget=b) for b in known)
     }
     return list(made.values())
+
+
+def _budgets(book: Workbook) -> dict[str, dict[str, Any]]:
+    """Of the study's first attack, ingredients or not."""
+    return book.setup.attacks[attacks.get(book.study.attacks[0]).base]
 
 
 def rivalled(book: Workbook) -> tuple[str, ...]:
@@ -48,7 +54,7 @@ def rivalled(book: Workbook) -> tuple[str, ...]:
 def rival_attacks(book: Workbook, defence: str = "none") -> list[Attack]:
     """One model under a middling budget with every prior, and under the other attacks."""
     first = book.study.attacks[0]
-    middle = MIDDLING if MIDDLING in book.setup.attacks[first] else book.study.budget
+    middle = MIDDLING if MIDDLING in _budgets(book) else book.study.budget
     runs = [book.attack(defence, attack=first, prior=kind, budget=middle) for kind in book.setup.priors]
     for method in RIVALS:
         budgets = book.setup.attacks.get(method, {})
@@ -78,8 +84,8 @@ def rival_table(book: Workbook) -> pd.DataFrame:
     enrolled = outside.gallery(book.setup) if outside.applies(book.setup) else None
     if enrolled:
         judges.append(("verifier_match", outside.NAME))
-    attacks = zip(*(rival_attacks(book, defence) for defence in rivalled(book)), strict=True)
-    for attack in [attack for models in attacks for attack in models]:
+    by_model = zip(*(rival_attacks(book, defence) for defence in rivalled(book)), strict=True)
+    for attack in [attack for models in by_model for attack in models]:
         table = book.invert([attack])
         if enrolled:
             table = pd.concat([table, outside.measure(book, attack, enrolled)])
@@ -117,7 +123,7 @@ def curve_sentence(book: Workbook, curve: pd.DataFrame) -> str:
         f"Preset {book.setup.name}: AttAcc of what is kept is {steps}. The last step adds "
         f"{points(compared.difference)}, n = {compared.difference.n}"
     )
-    if not book.setup.conclusive:
+    if not book.conclusive:
         return f"{text}: too small to conclude."
     if compared.difference.low > 0:
         return f"{text}: the attack still grows with its budget."

@@ -167,7 +167,7 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
             **limits(table["main"]),
         }
     )
-    title = "Pairs of defences and their parts" if book.setup.conclusive else "Too small to conclude"
+    title = "Pairs of defences and their parts" if book.conclusive else "Too small to conclude"
     return plots.grouped_intervals(
         bars, x="pair", by="role", y_label="AttAcc, main evaluator", title=title, looks=plots.PARTS
     )
@@ -204,4 +204,4 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
     if len(text) < listed:
         text.append(f"{len(text)} of {listed} listed pairs are made")
     seeds = "One training seed: intervals are over people alone, so chance in training is in every number."
-    return f"{'; '.join(text)}. {seeds if book.setup.conclusive else '**Too small to conclude.**'}"
+    return f"{'; '.join(text)}. {seeds if book.conclusive else '**Too small to conclude.**'}"

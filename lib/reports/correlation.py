@@ -77,7 +77,7 @@ def sentence(book: Workbook, found: dict[str, Any]) -> str:
         f"Over {count} models, Spearman's correlation of AttAcc with robust accuracy is {spearman.plain(2)}, Pearson's "
         f"{found['pearson'].plain(2)}"
     )
-    if not book.setup.conclusive:
+    if not book.conclusive:
         return f"{text}. **Too small to conclude.**"
     if count < FEWEST_MODELS:
         return f"{text}: too few models to establish a relation; {FEWEST_MODELS} are needed."

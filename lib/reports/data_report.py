@@ -50,6 +50,6 @@ def finding(book: Workbook, duplicates: list[dict[str, Any]]) -> str:
             f"{len(book.world.test)} photos for testing"
         )
     text += f". Framing: {framing_message(book)}. Duplicates: {checks.duplicate_message(duplicates)}."
-    if not book.setup.conclusive:
+    if not book.conclusive:
         text += " **Too small to conclude anything about faces**: this preset shows the chain."
     return text

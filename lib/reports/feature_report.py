@@ -25,7 +25,9 @@ from lib.statistics import Interval
 
 PRIMARY = {"towards": "nearest_set_vote", "away": "knn_distance", "separated": "logit_margin"}
 """The measure that answers each question, stated before looking; the others show how robust the answer is."""
-AWAY = ("knn_distance", "mean_shift", "mahalanobis_shift")  # a ratio needs distances that cannot be negative
+SHIFTS = ("mean_shift", "mahalanobis_shift")
+"""In units of the private within-class spread, and 0 for unseen photos: these are no scale for them."""
+AWAY = ("knn_distance", *SHIFTS)  # a ratio needs distances that cannot be negative
 LOWER_IS_BETTER = ("davies_bouldin", "neighbour_ratio")
 CLAIMS = {
     "towards": "nearer to erased than to clean",
@@ -67,7 +69,8 @@ class FeatureReport:
             defence whose erasing made the erased photos: NoDef is looked at under every law of the run.
         distances: :func:`lib.features.distance_table` of every model, with columns law and training_seed.
         separation: :func:`lib.features.separation_table`, with training_seed.
-        control: distances of NoDef under the weakest budget of the setup: what a weaker attack alone does.
+        control: distances of NoDef under the weakest budget of the setup: what a weaker attack alone does; empty if
+            there is one budget.
     """
 
     book: Workbook
@@ -87,12 +90,13 @@ def feature_report(book: Workbook) -> FeatureReport:
     laws = erasing_defences(book) or [DEFAULT_LAW]
     models = [(name, law_of(book, name)) for name in book.defences if name != "none"]
     models += [("none", law) for law in laws]
-    weakest = curve_attacks(book)[0].budget
-    sets, distances, separation, control = {}, [], [], []
+    weakest, *stronger = curve_attacks(book)
+    sets, distances, separation, control = {}, [], [], [pd.DataFrame({"law": []})]
     for seed in book.training_seeds:
-        weaker = feature_sets(book, "none", erased_like=laws[0], seed=seed, budget=weakest)
-        table = features.distance_table(weaker, defence="none")
-        control.append(table.assign(law=laws[0], training_seed=seed))
+        if stronger:
+            weaker = feature_sets(book, "none", erased_like=laws[0], seed=seed, budget=weakest.budget)
+            table = features.distance_table(weaker, defence="none")
+            control.append(table.assign(law=laws[0], training_seed=seed))
         for defence, law in models:
             found = feature_sets(book, defence, erased_like=law, seed=seed)
             sets.setdefault((defence, law), found)
@@ -173,8 +177,9 @@ def claims(report: FeatureReport) -> pd.DataFrame:
       supports); for the nearest-set vote, its share minus one half (positive supports).
     - ``towards_more``: the vote minus NoDef's under the same law (positive supports).
     - ``away``: log of [D(reconstruction, private) / D(unseen photo, private)] under the defence over the
-      same under NoDef (positive supports). A weaker attack alone does this too, so the rows of ``none``
-      are NoDef under the weakest budget over NoDef under the study's.
+      same under NoDef (positive supports); of the shifts without the unseen photos, which are not shifted. A weaker
+      attack alone does this too, so the rows of ``none`` are NoDef under the weakest budget over NoDef under the
+      study's.
     - ``away_more``: the same over NoDef under that weaker attack, that is, ``away`` minus the row of ``none``
       (positive supports): what no weaker attack accounts for.
     - ``separated``: class separation of unseen photos minus NoDef's, larger is better separated.
@@ -187,14 +192,16 @@ def claims(report: FeatureReport) -> pd.DataFrame:
         vote, base_vote = (_values(part, VOTE, "nearest_set_vote") for part in (own, base))
         rows.append(_claim(defence, "towards_more", "nearest_set_vote", _paired(vote, base_vote), +1))
         for claim, other in (("away", base), ("away_more", report.control)):
-            for measure in AWAY:
+            for measure in AWAY if len(other) else ():
                 rows.append(_claim(defence, claim, measure, _log_ratio(own, other, measure), +1))
         for measure, part in report.separation.groupby("measure", sort=False):
+            if not {defence, "none"} <= set(part["defence"]):
+                continue  # a head that is not linear has no logit margin
             grids = [_by_seed(part[part["defence"] == name]) for name in (defence, "none")]
             sign = -1 if measure in LOWER_IS_BETTER else +1
             rows.append(_claim(defence, "separated", measure, _paired(*grids), sign))
-    base = _model(report, "none", report.control["law"].iloc[0])
-    for measure in AWAY:
+    for measure in AWAY if len(report.control) else ():
+        base = _model(report, "none", report.control["law"].iloc[0])
         rows.append(_claim("none", "away", measure, _log_ratio(report.control, base, measure), +1))
     return pd.DataFrame(rows)
 
@@ -236,18 +243,25 @@ def _paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> Interval:
 
 
 def _log_ratio(own: pd.DataFrame, base: pd.DataFrame, measure: str) -> Interval:
+    """Log of one model's distance of reconstructions to private photos over another's, each relative to that of its
+    unseen photos where the measure has such a floor; over seeds and identities."""
+    queries = ("reconstructions",) if measure in SHIFTS else ("reconstructions", "private_held_out")
     grids = [
-        _values(model, f"{query}->private_train", measure).mean()
-        for model in (own, base)
-        for query in ("reconstructions", "private_held_out")
+        [_values(model, f"{query}->private_train", measure) for query in queries] for model in (own, base)
     ]
-    columns = pd.concat(grids, axis=1, join="inner").to_numpy()
+    common = grids[0][0].columns
+    for grid in (*grids[0], *grids[1]):
+        common = common.intersection(grid.columns)
 
-    def statistic(means: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):  # unbiased distances may be negative: NaN
-            return np.log((means[:, 0] / means[:, 1]) / (means[:, 2] / means[:, 3]))
+    def statistic(means: list[np.ndarray]) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):  # where nothing was shifted
+            ours, theirs = (
+                np.log(mean[:, 0]) - sum(np.log(mean[:, i]) for i in range(1, len(queries))) for mean in means
+            )
+            return ours - theirs
 
-    return statistics.clustered_statistic(columns, statistic, seed=measures.SEED)
+    found = [[grid[common].to_numpy() for grid in model] for model in grids]
+    return statistics.nested_statistic(found, statistic, seed=measures.SEED)
 
 
 def separation_frame(report: FeatureReport) -> pd.DataFrame:

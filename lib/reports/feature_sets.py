@@ -13,6 +13,7 @@ from lib.features import FeatureSets
 from lib.reports.workbook import Workbook
 from lib.runtime import device, generator
 from lib.stages import inversion, measures, targets
+from lib.stages.inversion import Attack
 from lib.training import predict
 
 DRAWS = 4  # erasing draws per private photo
@@ -38,8 +39,8 @@ def feature_sets(
     sets = {
         "private_train": (photos["train"].features["target"], photos["train"].labels),
         "private_held_out": (photos["test"].features["target"], photos["test"].labels),
-        "private_erased": _erased_features(book, trained, book.world.train, erased_like),
-        "held_out_erased": _erased_features(book, trained, book.world.test, erased_like),
+        "private_erased": _erased_features(attack, trained, book.world.train, erased_like),
+        "held_out_erased": _erased_features(attack, trained, book.world.test, erased_like),
         "reconstructions": (judged["reconstructions"].features["target"][kept], aimed),
         "prior_samples": (judged["prior_samples"].features["target"][kept], aimed),
     }
@@ -47,14 +48,15 @@ def feature_sets(
 
 
 def _erased_features(
-    book: Workbook, trained: targets.Trained, images: Images, erased_like: str
+    attack: Attack, trained: targets.Trained, images: Images, erased_like: str
 ) -> tuple[Tensor, Tensor]:
-    (defence,) = build(erased_like, book.setup.defences)
+    """Draw by draw, in the order of the photos; what is fixed is hidden where the network's own training hid it."""
+    (defence,) = build(erased_like, attack.setup.defences)
     again = defence.law.location in ("random", "toroidal")  # a fixed place gives the same photo each time
     index = torch.arange(len(images)).repeat(DRAWS if again else 1)
     photos = images.take(index)
     stream = generator(measures.SEED, "erased features")
-    pixels = defence.source(photos.float(), index, book.training_seeds[0])
+    pixels = defence.source(photos.float(), index, attack.training_seed)
     view = defence.input(pixels, index, stream)
     pixels = view(pixels) if view else pixels
     shown = replace(photos, pixels=pixels.mul(255).round().byte())

@@ -44,12 +44,14 @@ def answers(report: FeatureReport, table: pd.DataFrame) -> str:
 
 def _outcome(report: FeatureReport, row: Any, beyond: Interval | None = None) -> str:
     """What the interval says; of a claim that a weaker attack alone may fulfil, only with what is ``beyond`` it."""
-    if not report.book.setup.conclusive:
+    if not report.book.conclusive:
         return "too small to conclude"
     if not row.interval.excludes(0):
         return "not established"
     if row.interval.value * row.supports < 0:
         return "no, the opposite"
+    if beyond is None and row.claim == "away":
+        return "than under NoDef, yes; there is no weaker attack to compare with"
     if beyond is None or beyond.low > 0:
         return "yes"
     if beyond.high < 0:
@@ -57,10 +59,10 @@ def _outcome(report: FeatureReport, row: Any, beyond: Interval | None = None) ->
     return "than under NoDef, yes; than a weaker attack alone leaves NoDef's, not established"
 
 
-def _beyond_weaker(rows: pd.DataFrame, measure: str) -> Interval:
-    """The model's log ratio minus that of NoDef under the weaker attack."""
-    (found,) = rows.loc[(rows["claim"] == "away_more") & (rows["measure"] == measure), "interval"]
-    return found
+def _beyond_weaker(rows: pd.DataFrame, measure: str) -> Interval | None:
+    """The model's log ratio minus that of NoDef under the weaker attack, if there is one."""
+    found = rows.loc[(rows["claim"] == "away_more") & (rows["measure"] == measure), "interval"]
+    return found.iloc[0] if len(found) else None
 
 
 def _against_weaker(table: pd.DataFrame, measure: str, beyond: Interval) -> str:

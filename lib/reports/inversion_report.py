@@ -104,7 +104,7 @@ def sanity_sentence(book: Workbook, table: pd.DataFrame) -> str:
         )
         parts[-1] = parts[-1].replace("verifier evaluator", "verifier")
     text = f"Preset {book.setup.name}, NoDef. " + "; ".join(parts) + ". "
-    if not book.setup.conclusive:
+    if not book.conclusive:
         return text + "**Too small to conclude**: this shows the chain, not a strength."
     judged = table[table.judge.isin(["main", "verifier"])]
     beaten = all(interval.low > 0 for interval in judged["gain"])

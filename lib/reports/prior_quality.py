@@ -366,7 +366,7 @@ def critic_table(found: Quality) -> pd.DataFrame:
 
 def finding(book: Workbook, found: Quality, rows: pd.DataFrame) -> str:
     """What the page found, in words."""
-    conclusive = book.setup.conclusive
+    conclusive = book.conclusive
     sentences = [
         quality_sentence(found, conclusive=conclusive),
         expressed_sentence(rows, conclusive=conclusive),

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from lib import attacks, evaluation, results, store
+from lib import attacks, evaluation, results, statistics, store
 from lib.attacks.referee import Diagnostic, Entry, Evidence, Member, Verdict, choose, judge, plain_confidence
 from lib.attacks.referee.ensemble import VIEWS
 from lib.attacks.referee.flags import Curve
@@ -21,6 +21,7 @@ from lib.plots import label
 from lib.reports import sweep
 from lib.reports.budget import curve_attacks
 from lib.reports.made import made
+from lib.reports.tables import points
 from lib.reports.workbook import Workbook
 from lib.runtime import device
 from lib.stages import inversion, measures, records, success, targets
@@ -145,24 +146,41 @@ def save(book: Workbook, found: Mapping[str, Verdict]) -> None:
     for model, verdict in found.items():
         doubts = float(sum(flag.state != "clear" for flag in verdict.flags))
         counted = Interval(doubts, doubts, doubts, len(verdict.flags))
+        main, taken = next(iter(book.setup.evaluators)), protection(found).get(model)
         for metric, value, who in (
-            ("attack_accuracy_top1", verdict.accuracy, next(iter(book.setup.evaluators))),
+            ("attack_accuracy_top1", verdict.accuracy, main),
             ("flags", counted, ""),
+            *([("privacy_gain", taken, main)] if taken else []),
         ):
             row = sweep.curve_row(first[model], "referee", value, metric=metric, evaluator=who)
             rows.append(row | {"attack": "referee", "prior": "ensemble", "budget": "ensemble"})
     results.save_curves(rows, f"{book.setup.name}__referee", allow_missing={"attack_accuracy_top1"})
 
 
+def protection(found: Mapping[str, Verdict]) -> dict[str, Interval]:
+    """Of every model but NoDef what it takes from the ensemble: NoDef's number minus its own, paired by person; of none
+    without NoDef."""
+    if "none" not in found:
+        return {}
+    undefended = found["none"].right
+    return {
+        model: statistics.compare_paired(undefended, verdict.right, seed=measures.SEED).difference
+        for model, verdict in found.items()
+        if model != "none"
+    }
+
+
 def summary(found: dict[str, Verdict]) -> pd.DataFrame:
-    """A row per model: the number with its interval, whether it is established, and the flags raised."""
-    rows = []
+    """A row per model: the number with its interval, what the model takes of NoDef's, paired by person, whether it is
+    established, and the flags raised."""
+    rows, taken = [], protection(found)
     for model, verdict in found.items():
         raised = [flag.name for flag in verdict.flags if flag.state != "clear"]
         rows.append(
             {
                 "model": label(model),
-                "what the target likes best": verdict.accuracy.percent(),
+                "AttAcc of what the target likes best": verdict.accuracy.percent(),
+                "NoDef minus model": points(taken[model]) if model in taken else "",
                 "strongest member alone": _strongest(verdict),
                 "verdict": "established" if verdict.established else "not established",
                 "flags raised or open": "; ".join(raised) or "none",
@@ -206,15 +224,22 @@ def findings(verdict: Verdict) -> pd.DataFrame:
     return verdict.table()[["state", "finding"]]
 
 
-def all_findings(found: dict[str, Verdict]) -> pd.DataFrame:
-    """Flags in rows, what was measured on every model in columns."""
-    return pd.DataFrame({label(model): verdict.table()["finding"] for model, verdict in found.items()})
+def doubts(found: dict[str, Verdict]) -> str:
+    """What was measured for every flag of a model that is not clear, a block a model."""
+    blocks = []
+    for model, verdict in found.items():
+        lines = [f"- {f.name} ({f.state}): {f.sentence}" for f in verdict.flags if f.state != "clear"]
+        blocks.append("\n".join([f"**{label(model)}**", "", *(lines or ["- every flag is clear"])]))
+    return "\n\n".join(blocks)
 
 
 def what_we_saw(book: Workbook, found: dict[str, Verdict]) -> str:
-    """The verdicts in words."""
-    text = [f"{label(model)}: {verdict.sentence()}" for model, verdict in found.items()]
+    """The verdicts in words, and what every model takes of NoDef's number."""
+    taken, text = protection(found), []
+    for model, verdict in found.items():
+        less = f" NoDef minus this: {points(taken[model])}, paired by person." if model in taken else ""
+        text.append(f"{label(model)}: {verdict.sentence()}{less}")
     text += filter(None, [not_judged(book, found)])
-    if not book.setup.conclusive:
+    if not book.conclusive:
         text.append("**Too small to conclude.**")
     return "\n\n".join(text)

@@ -202,7 +202,7 @@ def differences(book: Workbook) -> dict[str, Interval]:
 
 def bars_title(book: Workbook, found: dict[str, Interval]) -> str:
     """The finding of the bars: by how many judges the last model leaks measurably less, or more."""
-    if not book.setup.conclusive:
+    if not book.conclusive:
         return "Too small to conclude"
     if not found:
         return f"{label(book.defences[0])} leaks faces"
@@ -218,14 +218,14 @@ def differences_sentence(book: Workbook, found: dict[str, Interval]) -> str:
         return "One model only: nothing to compare."
     parts = "; ".join(f"{EVALUATORS[judge].label} {points(found[judge])}" for judge in found)
     first, last = label(book.defences[0]), label(book.defences[-1])
-    small = "" if book.setup.conclusive else " **Too small to conclude.**"
+    small = "" if book.conclusive else " **Too small to conclude.**"
     return f"{first} minus {last}, paired by person, 95 % intervals: {parts}.{small}"
 
 
 def bars_caption(book: Workbook, rows: pd.DataFrame) -> str:
     """What the bars are of."""
     images = book.attack(book.defences[0], budget=BUDGET).values["keep"]
-    small = "" if book.setup.conclusive else " Too small to conclude."
+    small = "" if book.conclusive else " Too small to conclude."
     return (
         f"Preset {book.setup.name}, budget {BUDGET}: {rows['n'].max()} people, {images} reconstructions each, "
         f"one training seed and one attack seed; 95 % intervals over people; dotted: chance.{small}"
@@ -271,7 +271,7 @@ def finding(book: Workbook, table: pd.DataFrame, study: pd.DataFrame) -> str:
             f"reconstructions for the person, the verifier, which never saw these people, {known}"
         )
     text = f"Preset {book.setup.name}, {people} people, budget {BUDGET}. {'; '.join(parts)}."
-    if not book.setup.conclusive:
+    if not book.conclusive:
         return f"{text} **Too small to conclude.**"
     text += " A quick attack on one training seed is a demonstration: it says that faces leak, not how much."
     if study.empty:

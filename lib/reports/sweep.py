@@ -248,7 +248,7 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
     title = f"{kept} of {len(tried)} families have a strength that loses at most {lost}"
     if untried(book, table):
         title = "Strengths made so far"
-    drawn = plots.strengths(frame, title=title if book.setup.conclusive else "Too small to conclude")
+    drawn = plots.strengths(frame, title=title if book.conclusive else "Too small to conclude")
     results.save_figure(drawn.figure, f"{book.setup.name}__strengths", book.setup.name)
     return drawn
 

@@ -269,7 +269,7 @@ def advantage_figure(book: Workbook, frame: pd.DataFrame) -> Any:
         left="leaks more",
         right="leaks less",
         title="Against a NoDef model of the same accuracy"
-        + ("" if book.setup.conclusive else " (a toy: too small to conclude)"),
+        + ("" if book.conclusive else " (a toy: too small to conclude)"),
     )
 
 
@@ -301,7 +301,7 @@ def verdicts(book: Workbook, frame: pd.DataFrame) -> str:
 
 
 def _together(book: Workbook, rows: pd.DataFrame) -> str:
-    if not book.setup.conclusive:
+    if not book.conclusive:
         return ""
     if rows["extrapolated"].any():
         return " **Less accurate than any NoDef: no verdict.**"

@@ -312,7 +312,7 @@ def cost_figure(book: Workbook, cost: pd.DataFrame) -> Axes | Markdown:
         left="less accurate",
         right="more accurate",
         title=f"{settled} of {len(rows)} defences {verb} accuracy"
-        if book.setup.conclusive
+        if book.conclusive
         else "Too small to conclude",
     )
 
@@ -322,7 +322,7 @@ def cost_caption(book: Workbook, cost: pd.DataFrame) -> str:
     if cost.empty:
         return NO_PHOTOS
     photos, people = len(book.world.test), cost["natural_accuracy"].iloc[0].n
-    small = "" if book.setup.conclusive else " Too small to conclude."
+    small = "" if book.conclusive else " Too small to conclude."
     return (
         f"Preset {book.setup.name}: {photos} test photos of {people} people, {len(book.training_seeds)} training "
         f"seed(s), paired with NoDef; 95 % intervals over people; hollow where nothing is established.{small}"
@@ -337,6 +337,6 @@ def finding(book: Workbook, cost: pd.DataFrame) -> str:
     detectable = cost.loc[cost["difference"].map(lambda d: isinstance(d, Interval)), "detectable"]
     found = []
     for sentence, least in zip(sentences, detectable, strict=True):
-        known = book.setup.conclusive and np.isfinite(least)
+        known = book.conclusive and np.isfinite(least)
         found.append(f"- {sentence}" + (f" (Could detect {100 * least:.1f} points.)" if known else ""))
     return "\n".join(found)

@@ -248,7 +248,7 @@ def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
     """Of every table, under its name, a line a model: whether it leaks less than NoDef, and than a NoDef model of its
     accuracy."""
     ending = "**Too small to conclude.**"
-    if book.setup.conclusive:
+    if book.conclusive:
         several = [
             name for name, table in found.items() if any(len(seeds.points) > 1 for seeds in table["seeds"])
         ]

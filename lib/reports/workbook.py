@@ -42,6 +42,12 @@ class Workbook:
     def world(self) -> World:
         return load_world(self.setup)
 
+    @cached_property
+    def conclusive(self) -> bool:
+        """Whether the setup means to support conclusions, and has people enough for one."""
+        people = len(self.world.train.names)
+        return self.setup.conclusive and not results.is_small(self.setup.name, people)
+
     @property
     def has_photos(self) -> bool:
         """Whether there are private photos; see :attr:`lib.setups.Setup.has_photos`."""

@@ -162,6 +162,12 @@ def _cache(options: argparse.Namespace) -> int:
     if options.action == "rm":
         if not options.pattern:
             raise UserError("cache rm: expected a part of a key, kind or label; `cache ls` lists them")
+        kept = [f"{row['kind']}-{row['key']}" for row in store.matching(options.pattern, "records")]
+        if kept:
+            print(
+                f"recorded in {store.RECORDS}, where they are found again; remove what is of an earlier draft: "
+                f"{' '.join(f'{stem}.*' for stem in kept)}"
+            )
         for label in store.remove(options.pattern):
             print(f"removed {label}")
         return 0

@@ -23,6 +23,7 @@ from lib.results import PUBLISHED, run_dir
 from lib.run.live import ENGINE, LiveLine
 from lib.runtime import ROOT
 from lib.setups import load_setup, load_study, name_of
+from lib.setups.schema import SUFFIXES
 
 NOTEBOOKS = ROOT / "notebooks"
 GIVEN = ("01", "02", "03", "04", "05", "06")  # what can be run on a given network
@@ -215,9 +216,11 @@ def run_setup(
 ) -> list[tuple[Path, float]]:
     """:func:`study_notebooks` (or those of ``names``) on one setup, into the ignored ``results/runs/<its name>/``;
     without ``train`` on what is made so far."""
+    # kernels run in another folder
+    where = str(Path(setup).expanduser().resolve()) if setup.endswith(SUFFIXES) else setup
     return run_notebooks(
         names or study_notebooks(setup),
-        {"setup": setup, **(parameters or {})},
+        {"setup": where, **(parameters or {})},
         folder := run_dir(name_of(setup)),
         results=folder,
         environment={} if train else {"MIDRE_TRAIN": "0"},

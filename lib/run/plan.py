@@ -120,7 +120,7 @@ def recorded(book: Workbook) -> list[Attack]:
         *book.listed_attacks([*book.study.compared, *book.study.adaptive]),
         *referee_report.runs(book),
         *referee_report.curve_runs(book),
-        *book.listed_attacks(book.study.curves, ["none"]),
+        *book.listed_attacks(book.study.curves, ["none"], book.compared_seeds[:1]),
     ]
 
 

@@ -142,7 +142,7 @@ class Study:
         combined: pairs of defences of notebook 12, joined with +; NoDef, both parts and the pair meet ``swept``.
         evaded, backdoored: the models of notebook 13 that other attacks meet; behind those of ``backdoored`` another
             one is trained on poisoned photos.
-        curves: the same attacks under smaller budgets, run on NoDef only, for their budget curves.
+        curves: the same attacks under smaller budgets, on NoDef only, under the first seed, for budget curves.
         compared_defences, compared_seeds: the models these are run on (priors trained against a target: the first
             two of them) and their attack seeds; empty: the study's first two, and its attack seeds.
         referee_defences, referee_seeds: the models that the referee judges, and its attack seeds; empty: the compared
@@ -212,7 +212,13 @@ def load_study(name: str | Path) -> Study:
     own = str(name).endswith(SUFFIXES) or (folder / f"{name}.yaml").exists()
     if not own:
         return replace(load_study(USUAL_STUDY), setup=str(name))
-    return _build(Study, _read(name, folder, sorted(p.stem for p in folder.glob("*.yaml"))), f"study {name}")
+    study = _build(Study, _read(name, folder, sorted(p.stem for p in folder.glob("*.yaml"))), f"study {name}")
+    if len(study.attacks) != 1:
+        raise UserError(
+            f"study {name}.attacks: expected the one attack of notebooks 05 to 09, got {study.attacks}; list others in "
+            "compared"
+        )
+    return study
 
 
 def _read(name: str | Path, folder: Path, known: list[str]) -> dict[str, Any]:
@@ -227,7 +233,22 @@ def _read(name: str | Path, folder: Path, known: list[str]) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys, got {type(content).__name__}")
+    _resolve(content, path.parent)
     return content
+
+
+def _resolve(content: dict[str, Any], folder: Path) -> None:
+    """Relative paths in a setup are from its own folder, whoever reads it from where."""
+    for places, key in (
+        (("data", "private"), "path"),
+        (("data", "public"), "path"),
+        (("target", "network"), "weights"),
+    ):
+        part: Any = content
+        for place in places:
+            part = part.get(place) if isinstance(part, dict) else None
+        if isinstance(part, dict) and isinstance(part.get(key), str):
+            part[key] = str(folder / Path(part[key]).expanduser())
 
 
 def _build(kind: type, content: Any, where: str) -> Any:

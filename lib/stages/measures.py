@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -253,12 +254,17 @@ def _distance_rows(attack: Attack, common: Row, kept: Judged, identities: list[R
         ):
             rows.append(row(common, metric, role, "", mean(values, found.identity)))
             identities += per_identity(common, metric, role, values, found.identity)
-        columns = torch.stack([found.reconstruction, found.unseen, found.stranger], 1)[found.complete]
-        leakage = statistics.clustered_statistic(
-            columns.numpy(), lambda m: (m[:, 2] - m[:, 0]) / (m[:, 2] - m[:, 1]), seed=SEED
-        )
+        columns = torch.stack([found.reconstruction, found.unseen, found.stranger], 1)[found.complete].numpy()
+        leakage = Interval(np.nan, np.nan, np.nan, 0)
+        if len(columns):
+            leakage = statistics.clustered_statistic(columns, _leakage, seed=SEED)
         rows.append(row(common, "scaled_leakage", role, "", leakage))
     return rows
+
+
+def _leakage(means: np.ndarray) -> np.ndarray:
+    """(B,) of mean distances (B, 3): of reconstructions, unseen photos, strangers."""
+    return evaluation.scaled_leakage(*torch.from_numpy(means).unbind(1)).numpy()
 
 
 def _realism_rows(common: Row, enrolled: Gallery, kept: Judged) -> list[Row]:

@@ -10,6 +10,8 @@ from torch import Tensor
 from lib.evaluation import kernel
 from lib.statistics import Interval
 
+ROWS = 1024
+
 
 def kid_by_identity(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor) -> Interval:
     """Unbiased KID (Binkowski et al. 2018) of all images, with a jackknife interval over identities.
@@ -24,9 +26,9 @@ def kid_by_identity(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels
     real, one_real = real[mine].double(), one_real[mine]
     fake = fake.double()
 
-    within_fake = one_fake.T @ kernel(fake, fake).fill_diagonal_(0) @ one_fake
-    within_real = one_real.T @ kernel(real, real).fill_diagonal_(0) @ one_real
-    between = one_fake.T @ kernel(fake, real) @ one_real
+    within_fake = _block_sums(fake, one_fake, fake, one_fake)
+    within_real = _block_sums(real, one_real, real, one_real)
+    between = _block_sums(fake, one_fake, real, one_real)
     fakes, reals = one_fake.sum(0), one_real.sum(0)
 
     def estimate(keep: Tensor) -> Tensor:
@@ -42,3 +44,15 @@ def kid_by_identity(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels
     left_out = torch.stack([estimate(row) for row in every - torch.eye(count, dtype=torch.float64)])
     error = float(((count - 1) / count * (left_out - left_out.mean()).square().sum()).sqrt())
     return Interval(value, value - 1.96 * error, value + 1.96 * error, count)
+
+
+def _block_sums(first: Tensor, one_first: Tensor, second: Tensor, one_second: Tensor) -> Tensor:
+    """(K, K) sums of the kernel over pairs of images of two people, an image with itself left out; some rows at a time,
+    so that many photos need no square of memory."""
+    total = torch.zeros(one_first.shape[1], one_second.shape[1], dtype=first.dtype)
+    for rows in torch.arange(len(first)).split(ROWS):
+        part = kernel(first[rows], second)
+        if first is second:
+            part[torch.arange(len(rows)), rows] = 0
+        total += one_first[rows].T @ (part @ one_second)
+    return total

@@ -148,14 +148,29 @@ def over_seeds(outcomes: Sequence[Outcome], judge: str = "main") -> np.ndarray:
     return np.stack([outcome.per_person(judge) for outcome in outcomes]).mean(0)
 
 
-def mean(outcomes: Sequence[Outcome], judge: str = "main") -> Interval:
-    """Over people, attack seeds averaged before."""
+def mean(outcomes: Sequence[Outcome], judge: str = "main", *, people: np.ndarray | None = None) -> Interval:
+    """Over people (all, or those given), attack seeds averaged before."""
     values = over_seeds(outcomes, judge)
+    if people is not None:
+        values = values[np.isin(outcomes[0].people, people)]
     return statistics.clustered_mean(values, np.arange(len(values)), seed=measures.SEED)
 
 
+def shared_seeds(*sides: Sequence[Outcome]) -> set[int]:
+    """Attack seeds that all sides have."""
+    return set.intersection(*({one.attack.attack_seed for one in side} for side in sides))
+
+
+def paired(*sides: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Each side's outcomes of the attack seeds that all have; all outcomes where they share none."""
+    shared = shared_seeds(*sides)
+    return [[one for one in side if not shared or one.attack.attack_seed in shared] for side in sides]
+
+
 def compare(first: Sequence[Outcome], second: Sequence[Outcome], judge: str = "main") -> PairedComparison:
-    """First minus second, paired by person, over the people that both attack (one may attack fewer)."""
+    """First minus second, paired by person, over the people that both attack (one may attack fewer) and, where there
+    are such, the attack seeds that both have."""
+    first, second = paired(first, second)
     both = [np.isin(a[0].people, b[0].people) for a, b in ((first, second), (second, first))]
     values = (over_seeds(side, judge)[kept] for side, kept in zip((first, second), both, strict=True))
     return statistics.compare_paired(*values, seed=measures.SEED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,20 +155,22 @@ def train_target(
 
 def multiples_of(setup: Setup, defence: str) -> list[float]:
     """The training lengths tried for a defence; those without a list of their own share another's."""
+    return setup.multiples[_tried(setup, defence)]
+
+
+def _tried(setup: Setup, defence: str) -> str:
+    """The key of ``multiples`` that a defence's lengths are under."""
     name = canonical(defence, setup.defences)
-    if name in setup.multiples:
-        return setup.multiples[name]
     if _is_weaker(name):
-        return setup.multiples["none"]
-    return setup.multiples[next(key for key in reversed(setup.multiples))]
+        name = "none"
+    keys = {canonical(key, setup.defences): key for key in setup.multiples}
+    return keys.get(name, next(reversed(setup.multiples)))
 
 
 def selection_stage(setup: Setup, defence: str) -> Stage:
     """Which training length is best by validation, on training seed 0."""
-    name = canonical(defence, setup.defences)
-    if name not in setup.multiples:
-        name = "none" if _is_weaker(name) else next(reversed(setup.multiples))
-    lengths = multiples_of(setup, name)
+    name = _tried(setup, defence)
+    lengths = setup.multiples[name]
     upstream = tuple(target_stage(setup, name, 0, m).key for m in lengths)
     params = {"setup": setup.name, "defence": name, "multiples": lengths}
     return Stage("selection", f"{setup.name} training length of {name}", params, upstream)
@@ -357,7 +360,8 @@ def training_seconds(setup: Setup, stage: Stage, config: NetworkConfig) -> float
     if stage.kind in ("target", "poisoned"):
         config = _target_config(setup, stage.params)
     extra = (config.pretrained or {}).get("steps", 0)
-    return _RATES[key] * (recipe["steps"] + extra)
+    cost = math.prod(defence.cost for defence in build(config.defence, setup.defences))
+    return _RATES[key] * (cost * recipe["steps"] + extra)
 
 
 def _seconds_per_step(setup: Setup, config: NetworkConfig, batch: int) -> float:

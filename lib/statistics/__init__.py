@@ -5,6 +5,7 @@ from lib.statistics.bootstrap import (
     clustered_statistic,
     identity_weights,
     nested_mean,
+    nested_statistic,
     percentile_interval,
     zero_event_bound,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "matched_loss",
     "mcnemar",
     "nested_mean",
+    "nested_statistic",
     "paper_ratio",
     "pareto_front",
     "percentile_interval",

@@ -5,7 +5,7 @@ Metrics specification, section 9. A binomial interval over images is too short b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -114,6 +114,38 @@ def clustered_statistic(
     return percentile_interval(
         value, statistic(weights @ columns / len(columns)), n=len(columns), level=level
     )
+
+
+def nested_statistic(
+    models: Sequence[Sequence[ArrayLike]],
+    statistic: Callable[[list[Floats]], Floats],
+    *,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Interval of a function of means of several models, such as a ratio of ratios of distances.
+
+    Args:
+        models: of each its quantities, (S, K) mean of each identity under each of its seeds. One draw of people serves
+            all, one draw of a model's seeds all its quantities.
+        statistic: maps a list of the models' means, (B, q) each, to values (B,); NaN where undefined.
+    """
+    check_level(level, resamples)
+    checked = [[finite(values, "values", ndim=2) for values in model] for model in models]
+    people = checked[0][0].shape[1]
+    if any(values.shape != (len(model[0]), people) for model in checked for values in model):
+        raise UserError(
+            f"models: expected the same {people} identities in all, and a model's seeds; align them"
+        )
+    rng = np.random.default_rng(seed)
+    inner = identity_weights(people, resamples, rng) / people
+    means, samples = [], []
+    for model in checked:
+        outer = identity_weights(len(model[0]), resamples, rng) / len(model[0])
+        means.append(np.array([[values.mean() for values in model]]))
+        samples.append(np.stack([((inner @ values.T) * outer).sum(1) for values in model], 1))
+    return percentile_interval(float(statistic(means)[0]), statistic(samples), n=people, level=level)
 
 
 def nested_mean(

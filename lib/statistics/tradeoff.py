@@ -221,7 +221,8 @@ def _advantage_interval(value: float, samples: Floats, people: int, level: float
 def _resample(
     families: list[Points], resamples: int, rng: np.random.Generator
 ) -> list[tuple[Floats, Floats]]:
-    """Accuracy and AttAcc (B, P) of each family under common draws of people and its own draws of seeds."""
+    """Accuracy and AttAcc (B, P) of each family under common draws of people and its own draws of seeds; a model of
+    several families has the draws of the first."""
     people, owners = families[0].identities, families[0].accuracy.shape[2]
     for other in families[1:]:
         if (other.identities, other.accuracy.shape[2]) != (people, owners):
@@ -233,12 +234,17 @@ def _resample(
             raise UserError("points: expected the same test photos of each identity; use one test split")
     weights = identity_weights(people, resamples, rng)
     owner_weights = weights if owners == people else identity_weights(owners, resamples, rng)
-    result = []
+    result, known = [], {}
     for family in families:
         counted = owner_weights * family.photos
         seeds = len(family.attack)
-        drawn_seeds = identity_weights(seeds, resamples, rng) / seeds
+        own = identity_weights(seeds, resamples, rng) / seeds
+        models = [
+            family.attack[:, p].tobytes() + family.accuracy[:, p].tobytes()
+            for p in range(family.attack.shape[1])
+        ]
+        drawn_seeds = np.stack([known.setdefault(model, own) for model in models], 2)
         accuracy = np.einsum("bc,spc->bsp", counted, family.accuracy) / counted.sum(1)[:, None, None]
         attack = np.einsum("bk,spk->bsp", weights, family.attack) / people
-        result.append(tuple(np.einsum("bs,bsp->bp", drawn_seeds, part) for part in (accuracy, attack)))
+        result.append(tuple((drawn_seeds * part).sum(1) for part in (accuracy, attack)))
     return result

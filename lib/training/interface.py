@@ -73,6 +73,10 @@ class Defence:
 
     name: str = "none"
 
+    cost: float = 1.0
+    """Passes through the network in a step over NoDef's three: forward 1, backward 2, a backward to the photos alone 1
+    (defences specification, section 0). What a plan of trainings counts on; notebook 10 measures it."""
+
     pretraining: dict[str, Any] | None = None
     """What the network's body learns before it meets a private photo, as ``pretrained`` of a judge: sets, steps,
     learning_rate and cosine; None: nothing. A stage of its own, so that trainings share it."""

@@ -138,9 +138,8 @@ def still_falling(entries: Mapping[Member, Entry], chosen: Chosen) -> Flag:
         True if guilty else None if noisy else False,
         share,
         limit,
-        f"{100 * share:.0f} % of the whole fall of the loss is in the last steps at the full rate or still to come"
-        f"{_names('', guilty)}; a loss at rest may show up to {100 * limit:.0f} % by its noise"
-        f"{_names(f'; more than {100 * STRAIGHT:.0f} % by noise, so nothing can be told', noisy)}",
+        f"of the whole fall of the loss {100 * share:.0f} % lies in its last steps{_names('', guilty)}; at rest, "
+        f"noise may show up to {100 * limit:.0f} %{_names('; too noisy to tell', noisy)}",
         "give it more steps",
     )
 
@@ -244,7 +243,7 @@ def collapsed(entries: Mapping[Member, Entry], chosen: Chosen) -> Flag:
         bool(guilty or shared > TWINS),
         spread,
         COLLAPSED,
-        f"an identity's reconstructions differ {spread:.2f} times as much as identities do{_names('', guilty)}; "
+        f"two reconstructions of one identity differ {spread:.2f} times as much as those of two{_names('', guilty)}; "
         f"{100 * shared:.0f} % of the identities share the chosen image with another",
         "n is smaller than it looks: start from other latents",
     )

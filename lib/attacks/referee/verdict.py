@@ -52,12 +52,14 @@ class Verdict:
 
     Attributes:
         accuracy: AttAcc of the best reconstruction per identity, by the main evaluator, over identities.
+        right: (K,) bool, whether the main evaluator takes an identity's best reconstruction for it.
         members: a row per member: ``attack, sees, target_confidence, attack_accuracy, chosen`` (identities
             whose reconstruction counts).
         flags: all checks.
     """
 
     accuracy: Interval
+    right: np.ndarray
     members: pd.DataFrame
     flags: tuple[Flag, ...]
 
@@ -123,7 +125,7 @@ def judge(evidence: Evidence) -> Verdict:
             chosen.pick(evidence.prior_verifier) if verified else None,
         ),
     )
-    return Verdict(accuracy, _members(chosen, alone), raised)
+    return Verdict(accuracy, counted[main].numpy(), _members(chosen, alone), raised)
 
 
 def _check(role: str, values: Mapping[Member, Tensor], entries: Mapping[Member, Entry]) -> None:
