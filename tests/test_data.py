@@ -640,10 +640,6 @@ def test_a_photo_too_large_to_be_one_is_named(tmp_path, monkeypatch):
         ),
         ({"public": {"source": "near_public"}}, "near_public has no people"),
         (
-            {"public": {"source": "folder", "path": "elsewhere", "classes": [0]}},
-            "of which these are the classes",
-        ),
-        (
             {"private": {"source": "folder", "path": "all", "min_images": 3}},
             "2 people for the verifier, got 0",
         ),
@@ -663,3 +659,11 @@ def test_a_part_of_a_data_set_is_not_taken_for_it(tmp_path, monkeypatch):
     faces(tmp_path / "lfw-deepfunneled", {"Ann": 3})
     with pytest.raises(UserError, match="expected its 13,233 photos in .*, found 3; unpack it anew"):
         lfw(8)
+
+
+def test_public_classes_are_those_of_the_public_photos(tmp_path):
+    private = faces(tmp_path / "private", {"Ann": 4, "Bo": 4, "Cy": 1, "Di": 1})
+    public = faces(tmp_path / "public", {"x": 8, "y": 4})
+    chosen = {"source": "folder", "path": str(public), "classes": [1]}
+    world = load_world(folder_setup(tmp_path, private, public, public=chosen))
+    assert {Path(name).parts[0] for name in (*world.public.files, *world.public_held_out.files)} == {"y"}

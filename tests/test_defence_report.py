@@ -52,6 +52,8 @@ def test_a_page_says_what_its_file_says() -> None:
     whole = defence_report.page("atat(0.1)")
     assert whole.endswith("the reverse of adversarial training."), "the paragraph on its source to its end"
     assert "see `Bilateral`." in defence_report.page("bido_hsic(0.05,0.5)")
+    several = defence_report.page("re(0.1,0.4)", "re(0.1,0.8)")
+    assert several.startswith("### RE [.1, .4]; RE [.1, .8]\n") and several.count("erase, anew") == 1
     pages = [defence_report.page(usage) for usage in (*PAGES, "fe(0.5)", "bido_coco(1,50)", "dpsgd(8)")]
     assert not any(":`" in text or "``" in text for text in pages)
 
@@ -70,8 +72,11 @@ def test_every_listed_defence_shows_that_it_acts(book: Workbook) -> None:
     assert set(ends["acted"]) == {"yes"} and ends["after the first epoch"].notna().all()
     late = curves[(curves["defence"] != "tts") | (curves["step"] == curves["step"].max())]
     assert defence_report.activity(book, late).loc[("TTS", "skip scale")].isna()["after the first epoch"]
-    assert defence_report.diagnostic_caption(late).endswith("not in the figure: TTS.")
+    assert "at the end of training alone: TTS, skip scale." in defence_report.diagnostic_caption(late)
     assert "TTS" not in defence_report.diagnostic_caption(curves)
+    same = curves.assign(value=curves["value"].where(curves["diagnostic"] != "tts.skip_scale", 0.0))
+    assert "The same throughout: TTS, skip scale." in defence_report.diagnostic_caption(same)
+    assert "TTS" not in {ax.get_title() for ax in defence_report.diagnostic_figure(same).axes}
     idle = curves.assign(value=curves["value"].where(curves["diagnostic"] != "tts.skip_scale", 1.0))
     assert defence_report.silent(book, idle) == ["tts"], "a skip at full scale"
     assert defence_report.activity(book, idle).loc[("TTS", "skip scale"), "acted"] == "no"
@@ -106,5 +111,7 @@ def test_costs_are_ratios_of_one_run(book: Workbook, monkeypatch: pytest.MonkeyP
     )
     said = defence_report.cost_sentence(dear)
     assert "dearest by the median is TTS, 5.0 times" in said
-    assert "Of 4 defences 2 take less" in said and " 1 more in every round, 1 now less, now more" in said
+    assert "Of 4 defences 2 stay below" in said and " 1 above, 1 cross it" in said
+    expected = found.set_index("defence")["expected"]
+    assert (expected == 1).all(), "none of these needs other passes"
     assert torch.is_grad_enabled()

@@ -284,7 +284,8 @@ def test_the_poisoned_target_learned_from_poisoned_photos(
 
 def test_the_words_follow_the_numbers(book: Workbook) -> None:
     interval = statistics.Interval
-    large = dataclasses.replace(book, setup=dataclasses.replace(book.setup, conclusive=True))
+    large = dataclasses.replace(book)
+    vars(large)["conclusive"] = True  # whatever its few people
     points = pd.DataFrame({"defence": ["none"] * 5})
     sure = {"points": points, "pearson": interval(0.8, 0.6, 0.9, 62), "spearman": interval(0.8, 0.5, 0.9, 62)}
     assert "harder to evade leak more" in correlation.sentence(large, sure)

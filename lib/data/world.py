@@ -89,10 +89,11 @@ def _make(setup: Setup) -> tuple[dict[str, torch.Tensor], dict]:
         helpers = cut_by_name(others, config.others, seed=config.split_seed)
     if config.public.source == "near_public":
         public = helpers.pop("near_public")
-    elif config.public.classes:
-        public = photos.take(torch.isin(photos.labels, torch.tensor(config.public.classes))).relabelled()
     else:
-        public = _read(config.public, size)
+        same = (config.public.source, config.public.path) == (config.private.source, config.private.path)
+        public = photos if same and config.public.classes else _read(config.public, size)
+        if config.public.classes:
+            public = public.take(torch.isin(public.labels, torch.tensor(config.public.classes))).relabelled()
     if config.verifier_share:  # no other people exist: keep some public photos from every prior
         public, helpers["verifier"] = hold_out(public, config.verifier_share, seed=config.split_seed + 1)
     sets["public"], sets["public_held_out"] = hold_out(public, config.public_held_out, seed=config.split_seed)
@@ -112,7 +113,7 @@ def _make(setup: Setup) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def _check(setup: Setup) -> None:
-    """Raises: UserError for helper sets that do not exist, and public photos that cannot be had."""
+    """Raises: UserError for helper sets that do not exist, and public photos of one that is not asked for."""
     config = setup.data
     known = {field.name for field in fields(World) if field.default is None}
     if unknown := sorted(set(config.others) - known):
@@ -122,12 +123,6 @@ def _check(setup: Setup) -> None:
     if config.public.source == "near_public" and "near_public" not in config.others:
         raise UserError(
             f"{setup.name}: data.public: near_public has no people; give it a share in data.others"
-        )
-    same = (config.public.source, config.public.path) == (config.private.source, config.private.path)
-    if config.public.classes and not same:
-        raise UserError(
-            f"{setup.name}: data.public.classes: expected the private photos' source and path, of which these are the "
-            f"classes, got {config.public.source} {config.public.path or ''}; leave classes out"
         )
 
 

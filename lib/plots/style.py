@@ -47,7 +47,7 @@ DEFENCES = {
     "fewer(0.5)": Style("NoDef, half the images", "#a08c74", "s", filled=False, position=4),
     "small(0.5)": Style("NoDef, half the width", "#a08c74", "v", filled=False, position=5),
     "re(0.1,0.4)": Style("RE [.1, .4]", "#0072b2", "o", position=10),
-    "re(0.1,0.8)": Style("RE [.1, .8]", "#004c7a", "s", position=11),
+    "re(0.1,0.8)": Style("RE [.1, .8]", "#4b2ca0", "s", position=11),
     "re(0.5,0.5)": Style("RE [.5, .5]", "#56b4e9", "D", position=12),
     "re(0.5,0.5,location=toroidal)": Style("RE [.5, .5] toroidal", "#009e73", "^", position=14),
     "re(0.5,0.5,location=fixed)": Style("RE [.5, .5] one place for all", "#b8a300", "P", position=15),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -108,26 +108,41 @@ def save(book: Workbook, table: pd.DataFrame, name: str) -> None:
         results.save_curves(rows, f"{book.setup.name}__protection__{name}")
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The comparison as a person reads it."""
-    rows = table.drop(columns="defence").assign(
-        gain=[points(interval) for interval in table["gain"]],
-        protection=["" if found is None else points(found.difference) for found in table["protection"]],
-        passes=[f"{value:,.0f}" for value in table["passes"]],
-        seconds=[f"{value:.1f}" for value in table["seconds"]],
-        memory_mb=[f"{value:,.0f}" for value in table["memory_mb"]],
+def shown(table: pd.DataFrame, settled: Collection[str] = ()) -> pd.DataFrame:
+    """What every attack finds, as a person reads it; ``settled``: those whose grid of constants was tried whole."""
+    rows = pd.DataFrame(
+        {
+            "attack": table["attack"],
+            "prior": table["prior"],
+            "model": table["model"],
+            "budget": table["budget"],
+            "constants": ["settled" if name in settled else "by hand" for name in table["attack"]],
+            "seeds": table["seeds"],
+            "AttAcc, main": table["main"].map(percent),
+            "panel majority": table["panel_majority"].map(percent),
+            "verifier match": table["verifier_match"].map(percent),
+            "gain over prior samples": table["gain"].map(points),
+            "NoDef minus model": [
+                "" if found is None else points(found.difference) for found in table["protection"]
+            ],
+        }
     )
-    for column in ("main", "panel_majority", "verifier_match"):
-        rows[column] = table[column].map(percent)
-    names = {
-        "passes": "passes per person",
-        "seconds": "seconds per person",
-        "memory_mb": "peak MB of the process",
-        "gain": "gain over prior samples",
-        "protection": "NoDef minus model",
-        "main": "AttAcc, main",
-    }
-    rows = rows.rename(columns=names).rename(columns=lambda name: name.replace("_", " "))
+    return rows.set_index(["attack", "prior", "model"])
+
+
+def costs(table: pd.DataFrame) -> pd.DataFrame:
+    """What every attack costs, as a person reads it."""
+    rows = pd.DataFrame(
+        {
+            "attack": table["attack"],
+            "prior": table["prior"],
+            "model": table["model"],
+            "budget": table["budget"],
+            "passes per person": [f"{value:,.0f}" for value in table["passes"]],
+            "seconds per person": [f"{value:.1f}" for value in table["seconds"]],
+            "peak MB of the process": [f"{value:,.0f}" for value in table["memory_mb"]],
+        }
+    )
     return rows.set_index(["attack", "prior", "model"])
 
 
@@ -218,10 +233,10 @@ def sheet_caption(sheet: dict[str, Any], defence: str) -> str:
     )
 
 
-def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
+def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[str] = ()) -> str:
     """The attack that finds most on every model by two judges, against which of them a defence helps, and which
-    do not beat their own prior samples."""
-    text = []
+    do not beat their own prior samples; of which the constants were not ``settled``."""
+    text = [_by_hand(table, settled)] if book.conclusive else []
     corrected = _corrected(table)
     for model, rows in table.groupby("model", sort=False):
         best, likest = (
@@ -252,6 +267,19 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
     else:
         text += ["", "Every attack beats its own prior samples by an interval."]
     return "\n".join([*text, _unlike(table)])
+
+
+def _by_hand(table: pd.DataFrame, settled: Collection[str]) -> str:
+    """Whose constants were not tried on the throw-away target."""
+    names = list(dict.fromkeys(table["attack"]))
+    left = [name for name in names if name not in settled]
+    if not left:
+        return "The constants of every attack were settled on the throw-away target.\n"
+    sure = ", ".join(name for name in names if name in settled) or "none"
+    return (
+        f"Constants settled on the throw-away target: {sure}; by hand: {', '.join(left)}, whose rows say what these "
+        "constants find and not what the attack can do.\n"
+    )
 
 
 def _asked(attack: str) -> str:

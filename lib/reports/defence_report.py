@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import time
 from dataclasses import replace
@@ -32,7 +33,12 @@ STEPS = 3  # of an epoch
 EPOCHS = 2  # the first one warms up, the other is timed
 FLATTEST = 0.1  # of the largest value: the least that the axis of a diagnostic spans
 MEMBERS = tuple(name for name in vars(Defence) if not name.startswith("_") and name != "name")
-SILENT = ("tensors", "diagnostics", "acted")  # members that change nothing
+SILENT = ("cost", "tensors", "diagnostics", "acted")  # members that change nothing
+QUANTITIES = {
+    "x_z": "dependence of features on photos",
+    "z_y": "dependence of features on names",
+}
+"""What diagnostics are called where their own names say little."""
 
 
 def register(setup: Setup) -> pd.DataFrame:
@@ -66,11 +72,11 @@ def acts_through(kind: type[Defence]) -> list[str]:
     return [name for name in MEMBERS if name not in SILENT and any(name in vars(base) for base in bases)]
 
 
-def page(text: str) -> str:
-    """A composition's page in Markdown: name, what it minimises or changes, what its diagnostics are, and where it is
-    from, in its own words."""
-    parts = [f"### {label(text)}"]
-    for term in registry.parse(text):
+def page(*texts: str) -> str:
+    """The page in Markdown of a composition, or of several that differ in strengths alone: names, what it minimises or
+    changes, what its diagnostics are, and where it is from, in its own words."""
+    parts = [f"### {'; '.join(map(label, texts))}"]
+    for term in registry.parse(texts[0]):
         kind = registry.defence_class(term.name)
         about = inspect.cleandoc(kind.__doc__ or "")
         about = re.split(r"\n\n(?:Args|Raises):", about)[0]
@@ -87,7 +93,7 @@ def _glossary(kind: type[Defence], name: str) -> list[str]:
         base for base in reversed(kind.__mro__) if base is not Defence and "diagnostics" in vars(base)
     ]
     said = " ".join(inspect.getdoc(base.diagnostics) or "" for base in extended).replace("<name>", name)
-    named = re.sub(r"``\w+``", lambda found: found[0].replace("_", " "), said)
+    named = re.sub(r"``(\w+)``", lambda found: f"``{_quantity(found[1])}``", said)
     if not named:
         return []
     acted = (inspect.getdoc(kind.acted) or "").partition(".")[0]
@@ -109,8 +115,11 @@ def listed(book: Workbook) -> list[str]:
 
 
 def pages(book: Workbook) -> str:
-    """The pages of the study's defences, trained or not, one after another."""
-    return "\n\n".join(map(page, book.study.pages))
+    """The pages of the study's defences, trained or not, one after another; strengths of one defence share a page."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for text in book.study.pages:
+        kinds.setdefault(tuple(term.name for term in registry.parse(text)), []).append(text)
+    return "\n\n".join(page(*texts) for texts in kinds.values())
 
 
 def diagnostics(book: Workbook) -> pd.DataFrame:
@@ -130,11 +139,11 @@ def diagnostics(book: Workbook) -> pd.DataFrame:
 
 
 def diagnostic_figure(curves: pd.DataFrame) -> Figure:
-    """A panel a diagnostic, over the training; those known at its end alone are left to the table. An axis spans a
-    tenth of the largest value at least: what does not move looks flat."""
-    epochs = curves.groupby(["defence", "diagnostic"])["step"].transform("nunique")
-    shown = curves[epochs > 1] if (epochs > 1).any() else curves
-    names = shown["diagnostic"].str.rpartition(".")[2].str.replace("_", " ")
+    """A panel a diagnostic, over the training; those known at its end alone, or the same throughout, are left to the
+    table. An axis spans a tenth of the largest value at least: what does not move looks flat."""
+    moves = curves.groupby(["defence", "diagnostic"])["value"].transform("nunique") > 1
+    shown = curves[moves] if moves.any() else curves
+    names = shown["diagnostic"].map(_quantity)
     named = shown.assign(panel=shown["defence"].map(label) + ": " + names)
     wide = named.pivot_table(index=["defence", "step"], columns="panel", values="value", sort=False)
     panels = list(wide)
@@ -155,14 +164,27 @@ def diagnostic_figure(curves: pd.DataFrame) -> Figure:
 
 
 def diagnostic_caption(curves: pd.DataFrame) -> str:
-    """Whose diagnostics the figure leaves out."""
-    epochs = curves.groupby("defence", sort=False)["step"].nunique()
-    once = [label(text) for text in epochs.index[epochs == 1]] if (epochs > 1).any() else []
-    if not once:
+    """Which diagnostics the figure leaves out."""
+    found = curves.groupby(["defence", "diagnostic"], sort=False).agg({"step": "nunique", "value": "nunique"})
+    if not (found["value"] > 1).any():
         return "Every defence that records something, over its training."
-    return (
-        f"Known at the end of training alone, and so in the table and not in the figure: {', '.join(once)}."
+    names = [f"{label(defence)}, {_quantity(name)}" for defence, name in found.index]
+    once = [name for name, count in zip(names, found["step"], strict=True) if count == 1]
+    still = [n for n, s, v in zip(names, found["step"], found["value"], strict=True) if v == 1 < s]
+    text = []
+    if once:
+        text.append(f"Known at the end of training alone: {'; '.join(once)}.")
+    if still:
+        text.append(f"The same throughout: {'; '.join(still)}.")
+    return " ".join(
+        ["Over the training; the rest is in the table below." if text else "Over the training.", *text]
     )
+
+
+def _quantity(diagnostic: str) -> str:
+    """How a diagnostic is called."""
+    name = diagnostic.rpartition(".")[2]
+    return QUANTITIES.get(name, name.replace("_", " "))
 
 
 def activity(book: Workbook, curves: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +193,7 @@ def activity(book: Workbook, curves: pd.DataFrame) -> pd.DataFrame:
     moved = {text: _acted(book, curves, text) for text in dict.fromkeys(curves["defence"])}
     named = curves.assign(
         defence=curves["defence"].map(label),
-        diagnostic=[name.rpartition(".")[2].replace("_", " ") for name in curves["diagnostic"]],
+        diagnostic=curves["diagnostic"].map(_quantity),
         acted=["yes" if moved[text] else "no" for text in curves["defence"]],
     )
     ends = named.groupby(["defence", "diagnostic"], sort=False).agg(
@@ -206,8 +228,9 @@ def _recipe_only(text: str) -> bool:
 
 def costs(book: Workbook) -> pd.DataFrame:
     """What a training step takes, as a ratio to NoDef's in the same run: columns ``time`` (median over rounds, in
-    each of which every defence is timed), ``low, high`` (their range) and ``saved`` (bytes kept for the backward
-    passes). On random photos; pre-training is not in it."""
+    each of which every defence is timed; on a CPU of its own seconds, whatever else runs), ``low, high`` (their range),
+    ``expected`` (passes, :attr:`Defence.cost`) and ``saved`` (bytes kept for the backward passes). On random photos;
+    pre-training is not in it."""
     setup = book.setup
     photos = _photos(setup)
     names = list(dict.fromkeys(["none", *book.study.pages]))
@@ -220,6 +243,7 @@ def costs(book: Workbook) -> pd.DataFrame:
             "time": np.median(ratios, 0),
             "low": ratios.min(0),
             "high": ratios.max(0),
+            "expected": [math.prod(d.cost for d in registry.build(name, setup.defences)) for name in names],
             "saved": saved / saved[0],
         }
     )
@@ -235,7 +259,8 @@ def _photos(setup: Setup) -> Images:
 
 def _train(setup: Setup, defence: str, photos: Images) -> list[tuple[int, float]]:
     """Train for a few epochs; the step and the moment at the end of each."""
-    moments = [(0, time.perf_counter())]
+    clock = time.process_time if device().type == "cpu" else time.perf_counter
+    moments = [(0, clock())]
     train_classifier(
         lambda planned: build_classifier(
             setup.target.network, len(photos.names), setup.image_size, width=planned.width
@@ -245,7 +270,7 @@ def _train(setup: Setup, defence: str, photos: Images) -> list[tuple[int, float]
         defences=registry.build(defence, setup.defences),
         seed=0,
         device=device(),
-        callback=lambda row: moments.append((row["step"], time.perf_counter())),
+        callback=lambda row: moments.append((row["step"], clock())),
     )
     return moments
 
@@ -273,8 +298,9 @@ def _saved(setup: Setup, defence: str, photos: Images) -> float:
 def shown(found: pd.DataFrame) -> pd.DataFrame:
     """The costs as a person reads them."""
     rows = {
-        "time": [f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples()],
-        "saved": [f"{value:.2f}" for value in found["saved"]],
+        "time, × NoDef": [f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples()],
+        "passes, × NoDef": [f"{value:.2f}" for value in found["expected"]],
+        "bytes kept for backward, × NoDef": [f"{value:.2f}" for value in found["saved"]],
     }
     return pd.DataFrame(rows, index=pd.Index([label(name) for name in found["defence"]], name="defence"))
 
@@ -285,9 +311,9 @@ def cost_sentence(found: pd.DataFrame) -> str:
     dear = own.loc[own["time"].idxmax()]
     cheap, over = int((own["high"] < CHEAP).sum()), int((own["low"] > CHEAP).sum())
     return (
-        f"Of {len(own)} defences {cheap} take less than {CHEAP} times NoDef's time a step in every round, {over} more "
-        f"in every round, {len(own) - cheap - over} now less, now more; the dearest by the median is "
-        f"{label(dear.defence)}, {dear.time:.1f} times [{dear.low:.1f}, {dear.high:.1f}]."
+        f"Of {len(own)} defences {cheap} stay below {CHEAP} times NoDef's time a step in all {ROUNDS} rounds, {over} "
+        f"above, {len(own) - cheap - over} cross it; the dearest by the median is {label(dear.defence)}, "
+        f"{dear.time:.1f} times [{dear.low:.1f}, {dear.high:.1f}], by its passes {dear.expected:.1f}."
     )
 
 

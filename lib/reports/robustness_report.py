@@ -110,6 +110,10 @@ def shown_evasion(table: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[rows, list(dict.fromkeys(cells["model"]))].rename_axis(columns=None)
 
 
+def _signed(interval: Interval) -> str:
+    return interval.plain(signed=True).rpartition(", n")[0]
+
+
 def evasion_figure(table: pd.DataFrame, attack: str = "pgd") -> Axes:
     """Robust accuracy against the radius under one attack, a line a model."""
     rows = table[table["attack"].isin(["clean", attack])]
@@ -123,6 +127,7 @@ def evasion_figure(table: pd.DataFrame, attack: str = "pgd") -> Axes:
     return plots.interval_curves(
         frame,
         x="radius",
+        evenly=True,
         x_label="maximum norm of the change, 255ths of the pixel range",
         y_label="robust accuracy",
         title=f"{NAMES[attack]} against true labels",
@@ -202,20 +207,6 @@ def patterns(book: Workbook) -> Tensor:
     return torch.cat([stamp(grey, place, side=plan.side) for place in plan.places]).float() / 255
 
 
-def backdoor_figure(table: pd.DataFrame) -> Axes:
-    """Success of the trigger per place and model."""
-    bars = pd.DataFrame(
-        {
-            "place": table["place"],
-            "defence": table["defence"],
-            **limits(table["opened"]),
-        }
-    )
-    return plots.grouped_intervals(
-        bars, x="place", by="defence", y_label="taken for the person aimed at", title="A patch backdoor"
-    )
-
-
 def backdoor_caption(book: Workbook) -> str:
     """What was planted."""
     plan = robustness.backdoor_plan(book.setup)
@@ -231,9 +222,10 @@ def backdoor_caption(book: Workbook) -> str:
 
 def members(book: Workbook) -> pd.DataFrame:
     """Tell training photos from unseen ones on every listed model: a row a model with the Intervals ``auc`` and
-    ``found`` of :class:`lib.robustness.Membership`. Saved as ``curves/<setup>__membership``."""
-    rows, saved = [], []
-    for attack in models(book):
+    ``found`` of :class:`lib.robustness.Membership`, and ``compared``, its AUC minus NoDef's, paired by person, at 95 %
+    for all models together (None for NoDef). Saved as ``curves/<setup>__membership``."""
+    rows, saved, base, listed = [], [], None, models(book)
+    for attack in listed:
         answers = records.answers_of(attack)
         seen = membership(
             answers.log_odds["train"],
@@ -242,14 +234,16 @@ def members(book: Workbook) -> pd.DataFrame:
             answers.labels["test"],
             seed=measures.SEED,
         )
-        rows.append({"defence": attack.defence, "auc": seen.auc, "found": seen.found})
+        base = base or seen  # NoDef comes first
+        compared = None if attack.defence == "none" else seen.minus(base, tests=len(listed) - 1)
+        rows.append({"defence": attack.defence, "auc": seen.auc, "found": seen.found, "compared": compared})
         saved += [
             sweep.curve_row(attack, "membership", interval, metric=metric)
             for metric, interval in (("membership_auc", seen.auc), ("membership_rate", seen.found))
         ]
     if saved:
         results.save_curves(saved, f"{book.setup.name}__membership")
-    return pd.DataFrame(rows, columns=["defence", "auc", "found"])
+    return pd.DataFrame(rows, columns=["defence", "auc", "found", "compared"])
 
 
 def shown_members(table: pd.DataFrame) -> pd.DataFrame:
@@ -257,6 +251,7 @@ def shown_members(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "AUC (chance 0.5)": [i.plain().rpartition(", n")[0] for i in table["auc"]],
+            "minus NoDef's": ["" if i is None else _signed(i) for i in table["compared"]],
             "members found at 1 % false alarms (chance 1 %)": [percent(i) for i in table["found"]],
         },
         index=pd.Index(table["defence"].map(label), name="model"),
@@ -285,17 +280,27 @@ def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, 
             )
             continue
         compared = rows[rows["compared"].notna()]
-        text.append(f"Backdoor in the {place}, success against NoDef's: {_sorted(compared)}.")
-    best, base = told.loc[max(told.index, key=lambda i: told["auc"][i].value)], told["auc"].iloc[0]
-    line = f"Members are told best on {label(best.defence)}, AUC {best.auc.plain(2)}"
-    if best.defence != "none":
-        apart = "their intervals overlap, so no order is established"
-        if best.auc.low > base.high:
-            apart = "their intervals do not overlap"
-        line += f"; with NoDef {base.plain(2)}: {apart}"
+        base = rows["opened"].iloc[0]
+        text.append(
+            f"Backdoor in the {place}, NoDef {base.percent()}; success against it: {_sorted(compared)}."
+        )
+    sides: dict[str, list[str]] = {
+        "easier to tell on": [],
+        "harder on": [],
+        "no difference established for": [],
+    }
+    easier, harder, neither = sides.values()
+    for row in told[told["compared"].notna()].itertuples():
+        side = easier if row.compared.low > 0 else harder if row.compared.high < 0 else neither
+        side.append(f"{label(row.defence)} ({_signed(row.compared)})")
+    said = (
+        "; ".join(f"{words} {', '.join(names)}" for words, names in sides.items() if names)
+        or "nobody else was asked"
+    )
     text += [
-        f"{line}.",
-        f"Higher or lower than NoDef: by the paired interval, and Holm's p over the models of the line below {LEVEL}.",
+        f"Members against unseen photos, AUC of NoDef {told['auc'].iloc[0].plain(2)}: {said}.",
+        f"Higher or lower than NoDef: by the paired interval, and Holm's p over the models of the line below {LEVEL}; "
+        "of members by intervals that are 95 % for all models together.",
     ]
     return "\n".join(f"- {line}" for line in text)
 

@@ -25,10 +25,17 @@ RESAMPLES = 1000
 @dataclass(frozen=True)
 class Membership:
     """How well members are told from others: ``auc`` (0.5 is chance), and the share of members found at
-    :data:`FALSE_POSITIVES`, ``found`` (that rate is chance); n people."""
+    :data:`FALSE_POSITIVES`, ``found`` (that rate is chance); n people. ``draws``: (B,) AUC of the resamples, which are
+    of the same people in every model that was asked with the same seed."""
 
     auc: Interval
     found: Interval
+    draws: Floats
+
+    def minus(self, other: Membership, *, tests: int = 1) -> Interval:
+        """Difference of two models' AUC, paired by person, at 95 % for all ``tests`` together."""
+        value, draws = self.auc.value - other.auc.value, self.draws - other.draws
+        return percentile_interval(value, draws, n=self.auc.n, level=1 - 0.05 / tests)
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
@@ -61,7 +68,7 @@ def membership(
     )
     found = _found(*scores, weights[:, member_row], weights[:, other_row])
     auc = _auc(*scores, member_row, other_row, weights)
-    return Membership(*(percentile_interval(v[0], v[1:], n=count) for v in (auc, found)))
+    return Membership(*(percentile_interval(v[0], v[1:], n=count) for v in (auc, found)), auc[1:])
 
 
 def _auc(members: Floats, others: Floats, member_row: Floats, other_row: Floats, weights: Floats) -> Floats:

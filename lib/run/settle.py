@@ -128,14 +128,24 @@ def coverage(setup: Setup) -> str:
     """How much of the grids is tried with the constants that the setup has beside them, in words."""
     if not setup.grids:
         return f"Preset {setup.name} has no grids: its constants are taken as they are."
-    missing, count = {}, 0
-    for name in setup.grids:
-        (*_, grid), usual, done = trials(setup, name), _usual(setup, name), _tried(setup, name)
-        count += len(grid)
-        missing[name] = sum(_text(usual, constants) not in done for constants in grid)
+    missing, count = _missing(setup), sum(len(trials(setup, name)[2]) for name in setup.grids)
     left = ", ".join(f"{name} {number}" for name, number in missing.items() if number)
     made = f"Preset {setup.name}: {count - sum(missing.values())} of {count} trials are made"
     return f"{made}; missing: {left}." if left else f"{made}."
+
+
+def settled(setup: Setup) -> set[str]:
+    """The attacks of which the whole grid is tried."""
+    return {name for name, count in _missing(setup).items() if not count}
+
+
+def _missing(setup: Setup) -> dict[str, int]:
+    """Trials that an attack's grid lacks, with the constants that the setup has beside them."""
+    found = {}
+    for name in setup.grids:
+        (*_, grid), usual, done = trials(setup, name), _usual(setup, name), _tried(setup, name)
+        found[name] = sum(_text(usual, constants) not in done for constants in grid)
+    return found
 
 
 def _usual(setup: Setup, name: str) -> dict[str, Any]:
