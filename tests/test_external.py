@@ -117,7 +117,7 @@ def test_it_is_measured_and_notebook_06_can_be_read(world, monkeypatch):
     saved = results.load_tables("own__*", folder=results.output_dir("own"))
     natural = saved[(saved["metric"] == "natural_accuracy") & (saved["split"] == "test")]
     assert natural["value"].tolist() == [1.0] and natural["training_steps"].tolist() == [0]
-    assert len(evaluation_report.ceilings(book)) == 5
+    assert len(evaluation_report.judges(book)) == 5
     assert "3 people attacked in each of 1 models" in evaluation_report.scope(book, table)
     evaluation_report.attack_figure(book, table)
     assert len(evaluation_report.distances(book, table)) == 3

@@ -376,10 +376,10 @@ def test_evaluation_pages_agree_with_each_other(book, measured):
     itself = ["utility difference", "privacy gain", "P(dominates NoDef)", "the paper's ratio"]
     assert set(table.loc["none", itself]) == {""} and "" not in set(table.loc["re(0.1,0.4)", itself])
     assert "points" in table.loc["none", "advantage"], "how well the frontier fits"
-    ceilings = evaluation_report.ceilings(book)
+    judges = evaluation_report.judges(book)
     assert {"evaluator accuracy", "verifier match rate"} <= set(
-        ceilings["metric"]
-    ) and "panel 1" in ceilings.index
+        judges["metric"]
+    ) and "panel 1" in judges.index
     checks = evaluation_report.checks(book, measured, comparisons)
     assert "False" not in checks and "comparisons: (6, 3)" in checks
     frame = tradeoff_report.tradeoff_frame(book)
@@ -720,7 +720,7 @@ def test_without_private_photos_there_is_confidence_and_no_attack_accuracy(exter
     assert shown.shape == (1, 2)
     comparisons = tradeoff_report.comparisons(external)
     for page in (
-        evaluation_report.ceilings(external),
+        evaluation_report.judges(external),
         tradeoff_report.tradeoff_figure(external),
         comparisons,
     ):

@@ -67,8 +67,8 @@ def scope(book: Workbook, table: pd.DataFrame) -> str:
 
 
 @needs_photos
-def ceilings(book: Workbook) -> pd.DataFrame:
-    """Every judge on unseen photos of the private people: what a perfect reconstruction could reach."""
+def judges(book: Workbook) -> pd.DataFrame:
+    """Every judge on unseen photos of the private people, the measure for what it says of reconstructions."""
     frame = book.evaluators()
     frame = frame.assign(
         evaluator=frame["evaluator"].str.replace("_", " "),

@@ -62,7 +62,7 @@ def sanity(book: Workbook, attack: Attack) -> pd.DataFrame:
         _answers(book, measures.take(judged[name], kept)) for name in ("prior_samples", "reconstructions")
     ]
     labels = judged["reconstructions"].labels[kept]
-    ceiling = {
+    of_photos = {
         (row["evaluator"], row["metric"].replace("evaluator_accuracy", "top-1")): Interval(
             row["value"], row["low"], row["high"], row["n"]
         )
@@ -79,7 +79,7 @@ def sanity(book: Workbook, attack: Attack) -> pd.DataFrame:
                 "prior_samples": statistics.clustered_mean(before.double(), labels, seed=measures.SEED),
                 "reconstructions": statistics.clustered_mean(after.double(), labels, seed=measures.SEED),
                 "gain": statistics.compare_paired(*means, seed=measures.SEED).difference,
-                "unseen_photo": ceiling[judge, metric],
+                "unseen_photo": of_photos[judge, metric],
             }
         )
     return pd.DataFrame(rows)

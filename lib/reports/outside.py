@@ -83,8 +83,8 @@ def measured(book: Workbook) -> pd.DataFrame:
     start = judged(attacks[0], "prior_samples")
     before = _rows(measures.attack_common(attacks[0]), enrolled, start)
     results.save_curves(measures.as_baseline(before), f"prior-samples__{_name(book, attacks[0])}")
-    ceiling = measures.ceiling_rows(measures.evaluator_common(book.setup), enrolled)
-    results.save_table(ceiling, f"{book.setup.name}__evaluators__dlib")
+    photos = measures.photo_rows(measures.evaluator_common(book.setup), enrolled)
+    results.save_table(photos, f"{book.setup.name}__evaluators__dlib")
     return pd.concat(tables, ignore_index=True)
 
 
@@ -123,10 +123,10 @@ def opinion(book: Workbook) -> Any:
 
 
 def caption(book: Workbook) -> str:
-    """How many reconstructions it saw, and what a perfect one could reach: its verdict of unseen photos."""
+    """How many reconstructions it saw, and its verdict of unseen photos."""
     if not applies(book.setup):
         return ""
-    rows = pd.DataFrame(measures.ceiling_rows(measures.evaluator_common(book.setup), gallery(book.setup)))
+    rows = pd.DataFrame(measures.photo_rows(measures.evaluator_common(book.setup), gallery(book.setup)))
     cells = [
         f"{metric_name(row.metric)} {show_number(row.value, row.metric)} "
         f"{show_interval(row.low, row.high, row.metric)}"

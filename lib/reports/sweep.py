@@ -223,9 +223,8 @@ def shown_matched(found: pd.DataFrame) -> pd.DataFrame:
     rows = found.assign(hypervolume=volumes)
     for column in [name for name in found if name.endswith("points")]:
         rows[column] = [percent(i) if np.isfinite(i.value) else "not reached" for i in found[column]]
-    return rows.rename(
-        columns=lambda name: f"AttAcc, {name} lost" if name.endswith("points") else name
-    ).set_index("family")
+    lost = {n: f"AttAcc, {'1 point' if n == '1 points' else n} lost" for n in found if n.endswith("points")}
+    return rows.rename(columns=lost).set_index("family")
 
 
 def figure(book: Workbook, table: pd.DataFrame) -> Axes:

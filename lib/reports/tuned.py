@@ -213,8 +213,8 @@ def compare(
 # --- as a person reads it ------------------------------------------------------------------------------------
 
 
-def shown(found: pd.DataFrame) -> pd.DataFrame:
-    """Models against NoDef."""
+def shown(found: pd.DataFrame, *, privacy: bool = False) -> pd.DataFrame:
+    """Models against NoDef; ``privacy`` alone where the same models' accuracy is shown elsewhere."""
     rows = {
         "defence": found["defence"].map(label),
         "natural accuracy": found["natural"].map(percent),
@@ -237,7 +237,9 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
         rows["what it must move"] = found["moved"]
     if "by" in found:
         rows, index = {"": found["by"], **rows}, ["", "defence"]
-    return pd.DataFrame(rows).set_index(index)
+    table = pd.DataFrame(rows).set_index(index)
+    elsewhere = ["natural accuracy", "natural accuracy minus NoDef's", "P(dominates NoDef)"]
+    return table.drop(columns=elsewhere if privacy else [])
 
 
 def _points(interval: Interval | None) -> str:
@@ -278,7 +280,7 @@ def _lines(found: pd.DataFrame) -> str:
             line += "; it is less accurate than any NoDef"
         elif row.advantage is not None:
             beats = "beats" if row.advantage.low > 0 else "is not established to beat"
-            line += f"; it {beats} a NoDef that merely trained less ({points_text(row.advantage)})"
+            line += f"; it {beats} a NoDef that merely trained less ({points_text(row.advantage)}, main evaluator)"
         if "longer" in found and row.longer is not None:
             changes = "is not established to change that"
             if row.longer.excludes(0):

@@ -196,7 +196,7 @@ class Workbook:
         return _joined(tables)
 
     def evaluators(self) -> pd.DataFrame:
-        """The judges' own ceilings; saved."""
+        """The judges on unseen photos; saved."""
         rows = measures.evaluator_rows(self.setup)
         results.save_table(rows, f"{self.setup.name}__evaluators")
         return pd.DataFrame(rows)

@@ -76,7 +76,7 @@ def target_rows(
 
 
 def evaluator_rows(setup: Setup) -> list[Row]:
-    """The judges' own ceilings: accuracy on unseen photos of the private people; for the verifier, matches
+    """The judges on photos: accuracy on unseen ones of the private people; for the verifier, matches
     of unseen photos at its false-accept rate and rank-1 among all private people."""
     rows, common = [], evaluator_common(setup)
     votes = []
@@ -89,7 +89,7 @@ def evaluator_rows(setup: Setup) -> list[Row]:
     rows.append(
         row(common, "evaluator_accuracy", "panel_majority", "test", mean(majority, test.labels, "micro"))
     )
-    return rows + ceiling_rows(common, gallery.of_setup(setup))
+    return rows + photo_rows(common, gallery.of_setup(setup))
 
 
 def evaluator_common(setup: Setup) -> Row:
@@ -100,8 +100,8 @@ def evaluator_common(setup: Setup) -> Row:
     return {"setup": setup.name, **empty, "headline": 1}
 
 
-def ceiling_rows(common: Row, enrolled: Gallery) -> list[Row]:
-    """A verifier's verdicts of unseen photos, micro: what a perfect reconstruction could reach."""
+def photo_rows(common: Row, enrolled: Gallery) -> list[Row]:
+    """A verifier's verdicts of unseen photos, micro, the measure for those of reconstructions."""
     test = enrolled.photos["test"]
     verdicts = enrolled.verdicts(test.features[enrolled.verifier], test.labels)
     return [
