@@ -1,7 +1,5 @@
 """Closed forms and known answers of the feature-space analysis."""
 
-import math
-
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -23,22 +21,21 @@ def classes(rng, *, per_class=12, count=4, width=6, gap=6.0):
     return means[identity] + rng.normal(size=(len(identity), width)), identity
 
 
-def test_mean_shift_known(rng):
+def test_squared_shift_known(rng):
     a = rng.normal(size=(30, 5))
     noise = 2 * a.var(0, ddof=1).sum() / 30
-    assert F.mean_shift(a, a + np.array([3.0, 4, 0, 0, 0])) == pytest.approx(math.sqrt(25 - noise))
-    moved = F.mean_shift(a, a + np.array([3.0, 4, 0, 0, 0]), scale=2.5)
-    assert moved == pytest.approx(math.sqrt(25 - noise) / 2.5)
-    assert F.mean_shift(a[:1], a[:1] + 3.0) == pytest.approx(3 * math.sqrt(5)), (
-        "one row each: no spread is known"
+    assert F.squared_shift(a, a + np.array([3.0, 4, 0, 0, 0])) == pytest.approx(25 - noise)
+    assert F.squared_shift(a, a + np.array([3.0, 4, 0, 0, 0]), scale=2.5) == pytest.approx(
+        (25 - noise) / 6.25
     )
-    assert F.mean_shift(a, a) == 0
+    assert F.squared_shift(a[:1], a[:1] + 3.0) == pytest.approx(45), "one row each: no spread is known"
+    assert F.squared_shift(a, a) == pytest.approx(-noise), "unbiased: may be negative"
 
 
 @pytest.mark.parametrize(("n", "spread"), [(5, 1.0), (50, 1.0), (5, 3.0)])
-def test_mean_shift_is_the_same_of_few_and_of_scattered_rows(rng, n, spread):
+def test_squared_shift_is_the_same_of_few_and_of_scattered_rows(rng, n, spread):
     squares = [
-        F.mean_shift(rng.normal(size=(20, 3)), spread * rng.normal(size=(n, 3)) + 5) ** 2 for _ in range(600)
+        F.squared_shift(rng.normal(size=(20, 3)), spread * rng.normal(size=(n, 3)) + 5) for _ in range(600)
     ]
     assert np.mean(squares) == pytest.approx(75, rel=0.03)
 
@@ -49,16 +46,18 @@ def test_erasing_draws_of_a_photo_are_one_row_of_a_shift(rng):
     draws = np.concatenate([photos] * 3) + erasure - np.tile(erasure.reshape(3, 45, 5).mean(0), (3, 1))
     repeated = F.FeatureSets({**sets.sets, "private_erased": (draws, np.tile(people, 3))})
     table = F.distance_table(repeated, defence="none")
-    shift = F.per_identity(table, pair="private_erased->private_train", measure="mean_shift")
-    assert (shift == 0).all(), "the draws of every photo cancel"
+    shift = F.per_identity(table, pair="private_erased->private_train", measure="squared_shift")
+    assert (shift < 0).all(), "the draws of every photo cancel"
 
 
 def test_shifts_do_not_depend_on_the_feature_scale(rng):
     x, identity = classes(rng, per_class=40)
     for factor in (1.0, 1000.0):
         y = factor * x
-        scaled = F.mean_shift(y[identity == 0], y[identity == 1], scale=F.within_scale(y, identity))
-        whitened = F.mean_shift(y[identity == 0], y[identity == 1], whitening=F.within_whitening(y, identity))
+        scaled = F.squared_shift(y[identity == 0], y[identity == 1], scale=F.within_scale(y, identity))
+        whitened = F.squared_shift(
+            y[identity == 0], y[identity == 1], whitening=F.within_whitening(y, identity)
+        )
         if factor == 1.0:
             expected = scaled, whitened
     assert (scaled, whitened) == pytest.approx(expected, rel=1e-6)

@@ -11,20 +11,20 @@ from lib.errors import UserError
 from lib.features.distances import (
     energy_distance,
     knn_distance,
-    mean_shift,
     median_bandwidth,
     mmd2,
     mmd_statistics,
     nearest_set_vote,
     permutation_p,
+    squared_shift,
     within_scale,
     within_whitening,
 )
 from lib.features.sets import FeatureSets
 
-MEASURES = ("mean_shift", "mahalanobis_shift", "mmd2", "energy_distance", "knn_distance")
-"""Distances of :func:`distance_table`, all scale-free: shifts and energy distance in units of the private
-within-class spread, KNN distance as share of the mean squared distance within a private class."""
+MEASURES = ("squared_shift", "squared_mahalanobis_shift", "mmd2", "energy_distance", "knn_distance")
+"""Distances of :func:`distance_table`, all scale-free: shifts, squared, and energy distance in units of the
+private within-class spread, KNN distance as share of the mean squared distance within a private class."""
 
 PAIRS = (
     ("reconstructions", "private_train"),
@@ -89,8 +89,10 @@ def distance_table(sets: FeatureSets, *, defence: str) -> pd.DataFrame:
                 continue
             a, b = here[query], here[reference]
             values = {
-                "mean_shift": mean_shift(means[query], means[reference], scale=scale),
-                "mahalanobis_shift": mean_shift(means[query], means[reference], whitening=whitening),
+                "squared_shift": squared_shift(means[query], means[reference], scale=scale),
+                "squared_mahalanobis_shift": squared_shift(
+                    means[query], means[reference], whitening=whitening
+                ),
                 "knn_distance": knn_distance(a, b, size=min(references, len(b))).mean() / squared_unit,
             }
             if min(len(a), len(b)) > 1:

@@ -2,7 +2,7 @@
 
 Size matching is exact instead of simulated: where a measure depends on the number of points, ``size=m``
 returns its expectation over all subsets of m points drawn without replacement, which a repeated subsampling
-only estimates. Mean shift, MMD and energy distance are unbiased (squared) at every size, and need none.
+only estimates. Squared shift, MMD and energy distance are unbiased at every size, and need none.
 """
 
 import numpy as np
@@ -78,25 +78,21 @@ def within_whitening(features: np.ndarray, identity: np.ndarray) -> np.ndarray:
     return (vectors / np.sqrt(values)) @ vectors.T
 
 
-def mean_shift(
-    a: np.ndarray,
-    b: np.ndarray,
-    *,
-    scale: float = 1.0,
-    whitening: np.ndarray | None = None,
+def squared_shift(
+    a: np.ndarray, b: np.ndarray, *, scale: float = 1.0, whitening: np.ndarray | None = None
 ) -> float:
-    """||mean(a) - mean(b)|| / scale; with ``whitening`` from :func:`within_whitening`, the Mahalanobis shift.
+    """||mean(a) - mean(b)||^2 / scale^2; with ``whitening`` from :func:`within_whitening`, the Mahalanobis shift.
 
-    a (n, d), b (m, d), independent rows. What sampling alone adds to the square, tr S_a / n + tr S_b / m, is taken
-    off, down to 0: the square is then unbiased where the laws differ, and sets of different n and spread compare.
-    Of a set of one row the spread is not known; nothing is taken off for it.
+    a (n, d), b (m, d), independent rows. What sampling alone adds, tr S_a / n + tr S_b / m, is taken off: unbiased at
+    every size, so that sets of different n and spread compare, and slightly negative now and then. Average before
+    taking a root. Of a set of one row the spread is not known; nothing is taken off for it.
     """
     a, b = _pair(a, b)
     if whitening is not None:
         a, b = a @ whitening, b @ whitening
     squared = ((a.mean(0) - b.mean(0)) ** 2).sum()
     squared -= sum(rows.var(0, ddof=1).sum() / len(rows) for rows in (a, b) if len(rows) > 1)
-    return float(np.sqrt(max(0.0, squared)) / scale)
+    return float(squared / scale**2)
 
 
 def median_bandwidth(*sets: np.ndarray) -> float:

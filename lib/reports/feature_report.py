@@ -25,9 +25,9 @@ from lib.statistics import Interval
 
 PRIMARY = {"towards": "nearest_set_vote", "away": "knn_distance", "separated": "logit_margin"}
 """The measure that answers each question, stated before looking; the others show how robust the answer is."""
-SHIFTS = ("mean_shift", "mahalanobis_shift")
-"""In units of the private within-class spread, and 0 for unseen photos: these are no scale for them."""
-AWAY = ("knn_distance", *SHIFTS)  # a ratio needs distances that cannot be negative
+SHIFTS = ("squared_shift", "squared_mahalanobis_shift")
+"""Squared, in units of the private within-class spread, and 0 for unseen photos: these are no scale for them."""
+AWAY = ("knn_distance", *SHIFTS)  # a ratio needs distances that are clearly positive on average
 LOWER_IS_BETTER = ("davies_bouldin", "neighbour_ratio")
 CLAIMS = {
     "towards": "nearer to erased than to clean",
@@ -39,7 +39,8 @@ CLAIMS = {
 MEASURES = {
     "mmd2": "squared MMD",
     "knn_distance": "KNN distance",
-    "mahalanobis_shift": "Mahalanobis shift",
+    "squared_shift": "squared mean shift",
+    "squared_mahalanobis_shift": "squared Mahalanobis shift",
     "nearest_set_vote": "nearest-set vote",
 }
 DEFAULT_LAW = "re(0.1,0.4)"
@@ -249,6 +250,7 @@ def _log_ratio(own: pd.DataFrame, base: pd.DataFrame, measure: str) -> Interval:
     grids = [
         [_values(model, f"{query}->private_train", measure) for query in queries] for model in (own, base)
     ]
+    power = 0.5 if measure in SHIFTS else 1.0  # shifts are squared until they are averaged
     common = grids[0][0].columns
     for grid in (*grids[0], *grids[1]):
         common = common.intersection(grid.columns)
@@ -258,7 +260,7 @@ def _log_ratio(own: pd.DataFrame, base: pd.DataFrame, measure: str) -> Interval:
             ours, theirs = (
                 np.log(mean[:, 0]) - sum(np.log(mean[:, i]) for i in range(1, len(queries))) for mean in means
             )
-            return ours - theirs
+            return power * (ours - theirs)
 
     found = [[grid[common].to_numpy() for grid in model] for model in grids]
     return statistics.nested_statistic(found, statistic, seed=measures.SEED)
