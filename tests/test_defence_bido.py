@@ -264,7 +264,11 @@ def test_each_weight_moves_its_dependence_its_way(name, lx, ly):
 
     plain, apart, together = trained(0, 0), trained(0, ly), trained(lx, 0)
     assert all(math.isfinite(value) and value > 0 for value in plain)
-    assert apart[1] > plain[1] and together[0] < plain[0]
+    assert together[0] < plain[0]
+    bound = (
+        2 if name == "bido_hsic" else math.inf
+    )  # people in a batch less one: there nothing is left to move
+    assert apart[1] > plain[1] or min(apart[1], plain[1]) > 0.99 * bound
 
 
 @pytest.mark.parametrize("name", MEASURES)

@@ -369,7 +369,7 @@ def test_too_much_noise_to_tell_is_open() -> None:
     noisy = entry(0, loss=loss.tolist())
     chosen = chosen_of([[0.9] * PEOPLE], (WHITE,))
     found = checks.still_falling({WHITE: noisy}, chosen)
-    assert found.raised is None and "nothing can be told" in found.sentence
+    assert found.raised is None and "too noisy to tell" in found.sentence
 
 
 def test_a_noisy_loss_that_has_come_to_rest_is_not_flagged() -> None:

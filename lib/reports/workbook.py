@@ -16,7 +16,7 @@ from lib.data import World, load_world
 from lib.defences import build, canonical
 from lib.errors import UserError
 from lib.setups import Setup, Study, load_setup, load_study
-from lib.stages import measures, records, targets
+from lib.stages import inversion, measures, records, targets
 from lib.stages.inversion import Attack
 from lib.stages.progress import in_kernel
 
@@ -45,7 +45,7 @@ class Workbook:
     @cached_property
     def conclusive(self) -> bool:
         """Whether the setup means to support conclusions, and has people enough for one."""
-        people = len(self.world.train.names)
+        people = inversion.people_of(self.setup)  # notebook 00 has no photos
         return self.setup.conclusive and not results.is_small(self.setup.name, people)
 
     @property
