@@ -92,7 +92,7 @@ def feature_report(book: Workbook) -> FeatureReport:
     models = [(name, law_of(book, name)) for name in book.defences if name != "none"]
     models += [("none", law) for law in laws]
     weakest, *stronger = curve_attacks(book)
-    sets, distances, separation, control = {}, [], [], [pd.DataFrame({"law": []})]
+    sets, distances, separation, control = {}, [], [], []
     for seed in book.training_seeds:
         if stronger:
             weaker = feature_sets(book, "none", erased_like=laws[0], seed=seed, budget=weakest.budget)
@@ -105,9 +105,9 @@ def feature_report(book: Workbook) -> FeatureReport:
             distances.append(table.assign(law=law, training_seed=seed))
         for defence in dict.fromkeys(name for name, _ in models):
             separation.append(_separation(book, defence, seed).assign(training_seed=seed))
-    report = FeatureReport(
-        book, sets, *(pd.concat(part, ignore_index=True) for part in (distances, separation, control))
-    )
+    parts = (distances, separation, control)
+    tables = (pd.concat(part, ignore_index=True) if part else pd.DataFrame() for part in parts)
+    report = FeatureReport(book, sets, *tables)
     _save(report)
     return report
 
@@ -257,9 +257,7 @@ def _log_ratio(own: pd.DataFrame, base: pd.DataFrame, measure: str) -> Interval:
 
     def statistic(means: list[np.ndarray]) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):  # where nothing was shifted
-            ours, theirs = (
-                np.log(mean[:, 0]) - sum(np.log(mean[:, i]) for i in range(1, len(queries))) for mean in means
-            )
+            ours, theirs = (np.log(mean[:, 0]) - np.log(mean[:, 1:]).sum(1) for mean in means)
             return power * (ours - theirs)
 
     found = [[grid[common].to_numpy() for grid in model] for model in grids]

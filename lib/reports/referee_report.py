@@ -143,14 +143,14 @@ def diagnostic(defence: str, training: Mapping[str, Any], overrides: Overrides) 
 def save(book: Workbook, found: Mapping[str, Verdict]) -> None:
     """The number of every model, and how many flags are not clear, as ``curves/<setup>__referee``."""
     rows, first = [], {run.defence: run for run in reversed(runs(book))}
+    main, takes = next(iter(book.setup.evaluators)), protection(found)
     for model, verdict in found.items():
         doubts = float(sum(flag.state != "clear" for flag in verdict.flags))
         counted = Interval(doubts, doubts, doubts, len(verdict.flags))
-        main, taken = next(iter(book.setup.evaluators)), protection(found).get(model)
         for metric, value, who in (
             ("attack_accuracy_top1", verdict.accuracy, main),
             ("flags", counted, ""),
-            *([("privacy_gain", taken, main)] if taken else []),
+            *([("privacy_gain", takes[model], main)] if model in takes else []),
         ):
             row = sweep.curve_row(first[model], "referee", value, metric=metric, evaluator=who)
             rows.append(row | {"attack": "referee", "prior": "ensemble", "budget": "ensemble"})
