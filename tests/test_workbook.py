@@ -500,6 +500,15 @@ def test_feature_words_follow_the_interval_and_its_direction(book, space):
         assert text.count(f"**{expected}**") == 4, expected
 
 
+def test_under_one_budget_nothing_is_beyond_a_weaker_attack(book, space):
+    alone = replace(space, control=pd.DataFrame(), book=conclusive(book))
+    claims = feature_report.claims(alone)
+    assert "away_more" not in set(claims["claim"]) and "none" not in set(claims["defence"])
+    fixed = [Interval(sign * 0.3, sign * 0.3 - 0.1, sign * 0.3 + 0.1, 62) for sign in claims.supports]
+    (line,) = [s for s in answers(alone, claims.assign(interval=fixed)).splitlines() if "farther" in s]
+    assert "yes; there is no weaker attack to compare with" in line.split("**")[1]
+
+
 def test_farther_counts_only_beyond_a_weaker_attack(book, space):
     claims, report = feature_report.claims(space), replace(space, book=conclusive(book))
     knn = claims[claims.measure == "knn_distance"].set_index(["defence", "claim"])["interval"]
