@@ -169,3 +169,16 @@ def test_the_command_prints_the_table_and_what_to_open_and_repeats_cheaply(tmp_p
         "00_start_here.ipynb",
         "tables",
     ]
+
+
+def test_the_terminal_shows_the_pages_numbers(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        start.results,
+        "load_tables",
+        lambda **_: pd.DataFrame({"setup": ["digits"], "defence": ["none"], "n": [3]}),
+    )
+    monkeypatch.setattr(start, "committed", lambda book: asked.append(book) or "the study")
+    monkeypatch.setattr(start, "comparison", lambda rows, study: pd.Series([study]))
+    ((_, text),) = start._printed(tmp_path)
+    assert "the study" in text and asked[0].defences == ("none",)

@@ -8,8 +8,9 @@ from pathlib import Path
 from nbconvert import HTMLExporter
 
 from lib import results
-from lib.reports.start_report import BUDGET, comparison
-from lib.results import PUBLISHED, run_dir
+from lib.reports.start_report import BUDGET, committed, comparison
+from lib.reports.workbook import open_workbook
+from lib.results import run_dir
 from lib.run.live import LiveLine
 from lib.run.notebooks import run_notebook
 from lib.runtime import ROOT
@@ -60,11 +61,9 @@ def _page(copy: Path) -> Path:
 
 def _printed(folder: Path) -> list[tuple[str, str]]:
     """The comparison as text, per setup found in the folder."""
-    table = results.load_tables(folder=folder)
-    everything = results.load_tables(folder=PUBLISHED)
     printed = []
-    for setup, rows in table.groupby("setup"):
-        study = everything[(everything["setup"] == setup) & (everything["headline"] == 1)]
+    for setup, rows in results.load_tables(folder=folder).groupby("setup"):
+        study = committed(open_workbook(setup, list(dict.fromkeys(rows["defence"]))))
         name = f"{setup}: {rows['n'].max()} people, attack budget {BUDGET}, 95 % intervals over people"
         printed.append((name, comparison(rows, study).to_string()))
     return printed
