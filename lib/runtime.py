@@ -56,6 +56,14 @@ def seed_for(root: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def digest(*tensors: torch.Tensor) -> str:
+    """Of the tensors' bytes: runs on different images or networks must not share a checkpoint."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().numpy())
+    return found.hexdigest()[:16]
+
+
 def generator(root: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator seeded with :func:`seed_for`, on the device whose tensors it will fill."""
     return torch.Generator(device=device).manual_seed(seed_for(root, *names))

@@ -22,6 +22,7 @@ from lib.attacks.losses import poincare
 from lib.attacks.ppa import PpaBudget, step_crops
 from lib.attacks.search import best_candidates, score_pool, search
 from lib.attacks.selection import keep_best, select
+from lib.erasing import ErasingLaw
 from lib.errors import UserError
 from lib.runtime import generator
 from lib.store import Checkpoint
@@ -251,8 +252,40 @@ def test_a_checkpoint_of_another_attack_is_refused(
 ) -> None:
     checkpoint = Checkpoint(tmp_path / "attack.checkpoint", every=0)
     run("ppa", target, prior, [0, 1], checkpoint=checkpoint)
-    with pytest.raises(UserError, match="checkpoint: .* remove it with `python -m lib.run cache rm attack`"):
+    other, faces = ToyTarget(prior), ToyPrior()
+    faces.matrix = -faces.matrix
+    with torch.no_grad():
+        other.head.weight.neg_()
+    run("ppa", target, prior, [0, 1], checkpoint=checkpoint)  # its own goes on
+    refused = pytest.raises(
+        UserError, match="checkpoint: .* remove it with `python -m lib.run cache rm attack`"
+    )
+    with refused:
         run("ppa", target, prior, [0, 1], checkpoint=checkpoint, seed=8)
+    with refused:
+        run("ppa", other, prior, [0, 1], checkpoint=checkpoint)
+    with refused:
+        run("ppa", target, faces, [0, 1], checkpoint=checkpoint)
+    with refused:
+        attacks.get("ppa+eot2").invert(
+            target,
+            prior,
+            [0, 1],
+            budget=SMALL,
+            seed=3,
+            knowledge=Knowledge(law=ErasingLaw()),
+            checkpoint=checkpoint,
+        )
+
+
+def test_a_prior_whose_latents_carry_a_class_is_for_the_attack_that_knows_it(
+    target: ToyTarget, prior: ToyPrior
+) -> None:
+    prior.name, prior.classes = "conditional_gan", target.num_classes
+    with pytest.raises(
+        UserError, match="expected a prior whose latents say nothing of the class, got a conditional_gan"
+    ):
+        run("ppa", target, prior, [0])
 
 
 @pytest.mark.parametrize("name", ["ppa", "gmi"])
@@ -491,7 +524,12 @@ def test_attacks_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {"ppa", "gmi"} <= set(attacks.names())
     assert attacks.get("ppa").Budget is PpaBudget and attacks.get("gmi").invert.__wrapped__ is gmi.invert
     assert attacks.get("ppa").revision == 1 and attacks.get("ppa+eot4").revision == 2
-    assert dataclasses.replace(attacks.get("ppa+eot4"), own_revision=3).revision == 3
+    both = attacks.get("ppa+eot4+feature_shift")
+    assert dataclasses.replace(both, own_revision=2).revision == both.revision + 1
+    for place, part in enumerate(both.ingredients):
+        changed = list(both.ingredients)
+        changed[place] = dataclasses.replace(part, revision=part.revision + 1)
+        assert dataclasses.replace(both, ingredients=tuple(changed)).revision == both.revision + 1, part.name
     assert attacks.get("ppa").budget(crop_scale=[0.8, 1.0], keep=4).crop_scale == (0.8, 1.0)
     with pytest.raises(UserError, match="expected one of .*gmi.*ppa.*got 'pppa'"):
         attacks.get("pppa")

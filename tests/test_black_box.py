@@ -351,6 +351,29 @@ def test_an_oracle_that_would_stop_midway_is_refused_before_the_first_query(
     assert 0 < enough.queries <= needed
 
 
+@BOTH
+@pytest.mark.parametrize("same", [True, False])
+def test_an_oracle_answers_no_more_of_a_resumed_attack_than_of_a_whole_one(
+    prior: ToyPrior, tmp_path: Path, name: str, same: bool
+) -> None:
+    """The rest is what it must pay for; another oracle begins at what the first one had answered."""
+    network, budget = Counting(prior), dataclasses.replace(BUDGETS[name], chunk=1)
+    needed, checkpoint = budget.most_queries(2), Checkpoint(tmp_path / "attack.checkpoint", every=0)
+    whole = run(name, Oracle(Counting(prior), reveals="scores"), prior, [0, 1], budget=budget)
+
+    def stop(row: dict) -> None:
+        if row["stage"] == name:
+            raise KilledError
+
+    first = Oracle(network, reveals="scores", cap=needed)
+    with pytest.raises(KilledError):
+        run(name, first, prior, [0, 1], budget=budget, checkpoint=checkpoint, callback=stop)
+    spent = first.queries
+    oracle = first if same else Oracle(network, reveals="scores", cap=needed)
+    resumed = run(name, oracle, prior, [0, 1], budget=budget, checkpoint=checkpoint)
+    assert 0 < spent < oracle.queries == 2 * whole.cost["queries"] == 2 * resumed.cost["queries"] <= needed
+
+
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [

@@ -19,6 +19,7 @@ from lib.reports import sweep
 from lib.reports.workbook import Workbook
 from lib.run.plan import plan
 from lib.setups import Study, load_setup
+from lib.stages import measures
 from lib.statistics import interaction
 
 PAIR = "re(0.1,0.4)+negls(-0.05)"
@@ -94,6 +95,12 @@ def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
     points = sweep.points(book, [sweep.attack_on(book, name) for name in table["defence"]], "verifier")
     none, first, second, both = points.attack[0].mean(1)
     assert found["verifier"].iloc[0].value == pytest.approx(both - first - second + none)
+    none, first, second, both = sweep.points(
+        book, [sweep.attack_on(book, d) for d in table["defence"]]
+    ).attack[0]
+    assert found["p"].iloc[0] == statistics.sign_flip_p_value(
+        both - first - second + none, seed=measures.SEED
+    )
     saved = results.load_curves("*combinations", folder=results.output_dir("digits"))
     assert dict(zip(saved["evaluator"], saved["value"], strict=True)) == pytest.approx(
         {judge: found[judge].iloc[0].value for judge in report.JUDGES}, abs=1e-6
@@ -105,12 +112,18 @@ def test_the_words_follow_the_numbers(book: Workbook) -> None:
     interval = statistics.Interval
     sure, unsure = interval(-0.2, -0.3, -0.1, 60), interval(0.02, -0.1, 0.2, 60)
     row = {"pair": PAIR, "main": sure, "main over first": interval(0.3, 0.2, 0.4, 60)}
+    row |= {"p": 0.001, "p over parts": 0.001}
     strong = report.what_we_saw(
         book, pd.DataFrame([row | {"main over second": interval(0.1, 0.05, 0.2, 60)}])
     )
     assert "more than the sum" in strong and "takes more from the attack than either alone" in strong
     weak = report.what_we_saw(book, pd.DataFrame([row | {"main": unsure, "main over second": unsure}]))
     assert "not established to differ from their sum" in weak and "not established to take more" in weak
+    many = report.what_we_saw(
+        book,
+        pd.DataFrame([row | {"main over second": row["main over first"], "p": 0.2, "p over parts": 0.06}]),
+    )
+    assert "not established to differ from their sum" in many and "not established to take more" in many
 
 
 def test_only_pairs_are_combined(book: Workbook) -> None:

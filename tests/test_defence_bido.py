@@ -184,7 +184,7 @@ def test_the_recipe_and_bido_ask_for_balanced_batches():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bido_hsic(0.05,0.5)", "expected at least 2 identities that divide the batch of 36, got 16"),
+        ("bido_hsic(0.05,0.5)", "expected photos for balanced batches of 64 .16 people., got 36 photos"),
         ("bido_hsic(0.05,0.5,identities=4,photos=3)", "expected photos of at least 4 people, got 3"),
         (
             "bido_coco(1,50,identities=0)",

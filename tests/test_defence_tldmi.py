@@ -171,7 +171,7 @@ def test_the_expected_time_counts_the_pre_training(setup, monkeypatch):
         targets.training_seconds(setup, targets.target_stage(setup, text, 0, 1), setup.target)
         for text in ("none", "tldmi(1)")
     ]
-    assert times == [8, 8 + 5]
+    assert times == [8, 8 / 2 + 5], "half of the passes, then pre-training"
 
 
 def test_a_refused_network_is_refused_before_the_pre_training(setup):

@@ -5,10 +5,14 @@ import math
 
 import pytest
 import torch
+from toys import NETWORKS, same
 
 from lib import defences as package
+from lib.data import Images
 from lib.defences import build, canonical, constants, defence_class, names
 from lib.errors import UserError
+from lib.models import build_classifier
+from lib.training import train_classifier
 from lib.training.interface import Defence, Recipe
 
 KNOWN = ["early", "fe", "fewer", "none", "re", "small"]
@@ -249,3 +253,57 @@ def test_a_fixed_location_without_a_seed_is_refused():
     images, index = batch_of()
     with pytest.raises(UserError, match="expected a seed"):
         build("re(0.1,0.4,location=fixed)")[0].input(images, index, seeded())
+
+
+# --- whether a defence does anything ------------------------------------------------------------------------
+
+OVERRIDES = {
+    "bido_hsic": {"identities": 5, "photos": 8},
+    "bido_coco": {"identities": 5, "photos": 8},
+    "trapmid": {"blend": 0.3, "step": 0.1},
+}
+CHANGES_THE_RECIPE = {"none", "early", "fewer", "small"}  # alone: there is nothing else to compare
+EFFECTS = {  # defence -> through what it acts on a training
+    "re(0.1,0.4)": "input", "fe(0.5)": "source", "cutout(0.5)": "input", "crop(0.5)": "input", "noise(0.1)": "input",
+    "negls(-0.05)": "criterion", "ls(0.1)": "criterion", "bido_hsic(0.05,0.5)": "penalty",
+    "bido_coco(1,50)": "penalty", "mixup(1)": "batch", "cutmix(1)": "batch", "trapmid(0.2)": "batch",
+    "atat(0.1)": "batch", "advtrain(0.01)": "batch", "tldmi(1)": "freeze", "rolss": "build", "ssf(0.2)": "build",
+    "tts": "build", "mid(0.01)": "penalty", "groupnorm": "build", "dpsgd(8)": "optimise",
+}  # fmt: skip
+
+OTHERS = {"batch": ("before",)}  # what makes the batch
+
+
+def trained(defences, recipe):
+    """Weights after a few steps on 120 photos of five people."""
+    pixels = torch.randint(0, 256, (120, 3, 16, 16), generator=seeded(), dtype=torch.uint8)
+    images = Images(pixels, torch.arange(120) % 5, list("abcde"))
+    return train_classifier(
+        lambda planned: build_classifier(NETWORKS["residual"], 5, 16, width=planned.width),
+        images,
+        recipe=recipe,
+        defences=defences,
+        seed=0,
+        device=torch.device("cpu"),
+    ).model.state_dict()
+
+
+def test_the_effect_of_every_defence_is_known():
+    assert {canonical(text).partition("(")[0] for text in EFFECTS} == set(names()) - CHANGES_THE_RECIPE
+
+
+@pytest.mark.parametrize(("text", "hook"), EFFECTS.items())
+def test_a_defence_trains_another_network_and_without_its_effect_the_same(text, hook):
+    """Bit for bit, under the same recipe and draws: a defence that is silently inactive fails here."""
+    (part,) = build(text, OVERRIDES)
+    recipe = part.plan(Recipe(steps=9, batch=40, learning_rate=5e-3))  # three epochs
+    plain = trained([Defence()], recipe)
+    assert not same(trained([part], recipe), plain)
+    (idle,) = build(text, OVERRIDES)
+    for name in (hook, *OTHERS.get(hook, ()), *(("build", "taps") if text.startswith("mid") else ())):
+        setattr(idle, name, getattr(Defence(), name))
+    if hook == "optimise":
+        with pytest.raises(TypeError, match="nothing would be private"):
+            trained([idle], recipe)
+        return
+    assert same(trained([idle], recipe), plain)

@@ -314,6 +314,20 @@ def test_students_of_another_target_are_refused(
         run(name, target, prior, [0], knowledge=wrong)
 
 
+@pytest.mark.parametrize("name", ["public", "erased"])
+def test_images_that_the_target_does_not_take_are_refused(
+    target: ToyTarget, prior: ToyPrior, known: Knowledge, name: str
+) -> None:
+    for images in (
+        smooth_images(10, 2 * SIZE),
+        smooth_images(10, SIZE).float() / 255,
+        smooth_images(10, SIZE)[0],
+    ):
+        wrong = dataclasses.replace(known, **{name: images})
+        with pytest.raises(UserError, match=f"lomma: expected {name} images as uint8 .* {SIZE}, {SIZE}"):
+            run("lomma_gmi", target, prior, [0], knowledge=wrong)
+
+
 def test_lomma_on_kedmi_needs_its_critic(target: ToyTarget, known: Knowledge) -> None:
     assert attacks.get("lomma_kedmi").prior == "inversion_gan" and attacks.get("lomma_gmi").prior is None
     with pytest.raises(UserError, match="lomma_kedmi: expected a prior with a critic"):

@@ -8,10 +8,13 @@ import pytest
 import torch
 from toys import CLASSES, DIM, ToyPrior, ToyTarget
 
+from lib import attacks
 from lib.attacks import mirror
-from lib.attacks.losses import cross_entropy
+from lib.attacks.interface import storable
+from lib.attacks.knowledge import Knowledge
 from lib.attacks.mirror import Best, MirrorBudget, coins, ramp
 from lib.attacks.pspace import Box, from_p, to_p
+from lib.erasing import ErasingLaw
 from lib.errors import UserError
 from lib.priors import StylePrior
 from lib.priors.stylegan import SLOPE
@@ -70,16 +73,27 @@ def test_the_best_step_is_kept_per_sample_or_per_group() -> None:
     assert grouped.latents[:, 0].tolist() == [0.0, 0.0, 1.0, 1.0]  # means 1.5 and 0 against 1
 
 
-def test_what_is_kept_is_what_had_the_lowest_loss(target: ToyTarget, prior: ToyPrior) -> None:
+@pytest.mark.parametrize("ingredient", ["", "+feature_shift100"])
+def test_what_is_kept_is_what_had_the_lowest_loss(
+    target: ToyTarget, prior: ToyPrior, monkeypatch: pytest.MonkeyPatch, ingredient: str
+) -> None:
+    """Of all that was optimised: an ingredient's terms are part of the loss."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    see = Best.see
+    monkeypatch.setattr(Best, "see", lambda best, *row: (seen.append(row), see(best, *row)))
     # steps so large that the end is not best
     budget = dataclasses.replace(SMALL, truncation=1.0, learning_rate=3.0)
-    found = mirror.invert(target, prior, [0, 1], budget=budget, seed=0)
-    with torch.no_grad():
-        images = prior.synthesise(found.latents.flatten(0, 1))
-        wanted = found.labels.repeat_interleave(4)
-        plain, flipped = (cross_entropy(target.eval()(x), wanted) for x in (images, images.flip(-1)))
-    start = torch.tensor(found.history[0]["loss"]) / 10
-    assert torch.minimum(plain, flipped).mean() < start
+    public = torch.randint(0, 256, (40, 3, *[target.image_size] * 2), dtype=torch.uint8)
+    known = Knowledge(public=public, law=ErasingLaw())
+    found = attacks.get(f"mirror{ingredient}").invert(
+        target, prior, [0, 1], budget=budget, seed=0, knowledge=known
+    )
+    latents, losses = (torch.stack(rows) for rows in zip(*seen, strict=True))
+    steps = losses.argmin(0)
+    assert torch.equal(found.latents.flatten(0, 1), storable(latents[steps, torch.arange(8)]))
+    assert (steps < budget.steps - 1).any() and (steps > 0).any(), "neither the first nor the last step"
+    means = torch.tensor([row["loss"] for row in found.history])
+    assert torch.allclose(losses.mean(1), means, atol=1e-4), "what is compared is the whole loss"
 
 
 def test_latents_stay_in_the_box(target: ToyTarget, prior: ToyPrior) -> None:

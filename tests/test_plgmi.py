@@ -658,9 +658,7 @@ def test_a_real_generator_is_attacked_and_both_networks_come_back_as_they_were()
 
 
 def test_other_priors_are_refused(target: ToyTarget) -> None:
-    with pytest.raises(
-        UserError, match="plgmi: expected a conditional_gan of the target's 5 classes, got toy"
-    ):
+    with pytest.raises(UserError, match="plgmi: expected a prior of kind conditional_gan, got toy"):
         run(target, ToyPrior(), [0])
     few = gan_prior(ConditionalSpec(3, image_size=SIZE, latent_dim=6, width=4))
     with pytest.raises(UserError, match="target's 5 classes, got a conditional_gan of 3 classes; train"):

@@ -151,7 +151,7 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     assert len(saved) == 3 and set(saved["defence"]) == {"re(0.1,0.4)"}
     assert saved["value"][0] == pytest.approx(defended["protection"].difference.value, abs=1e-6)
     read = attack_report.shown(table, {"ppa"})
-    assert {"gain over prior samples", "NoDef minus model"} <= set(read)
+    assert {"gain over the start", "NoDef minus model"} <= set(read)
     assert set(read.loc["ppa", "constants"]) == {"settled"} and "by hand" in set(read["constants"])
     assert {"passes per person", "seconds per person", "peak MB of the process"} <= set(
         attack_report.costs(table)

@@ -206,11 +206,36 @@ def test_models_are_compared_over_training_seeds(book: Workbook) -> None:
     each = saved[saved["metric"] == "attack_accuracy_top1"]
     assert each["value"].tolist() == pytest.approx([leak.mean() for leak in _in_rows(leaks)], abs=1e-6)
     joined = saved[saved["metric"] == "privacy_gain"]
-    assert len(joined) == 4 and joined["training_seed"].isna().all()
+    assert len(joined) == 6 and joined["training_seed"].isna().all()
+    none, erased = (np.stack([leaks["ppa", name, s] for s in (0, 1)]) for name in ("none", "re(0.1,0.2)"))
+    student = statistics.t_interval(none.mean(1) - erased.mean(1))
+    assert found["training"].iloc[1] == student and found["training"].iloc[0] is None
+    kept = joined[(joined["curve"] == "repeated_trainings") & (joined["attack"] == "ppa")].iloc[0]
+    assert [kept["low"], kept["high"]] == pytest.approx([student.low, student.high], abs=1e-6)
     text = tuned.what_we_saw(both, {"Seeds": found, "One": tuned.others(book)})
     assert "**Seeds**\n\n- RE [.1, .2], by ppa eigenfaces, " in text
     assert repeated.measure(book).empty and repeated.attacks(book) == []
     assert "Nothing to compare" in repeated.shown(repeated.measure(book)).data
+
+
+def test_few_trainings_that_scatter_establish_nothing(book: Workbook) -> None:
+    """Two trainings that took 4 and 14 points, of sixty people: sure of the people, not of a third training."""
+    rng = np.random.default_rng(0)
+    none, model = np.full((2, 60), 0.9), 0.9 - np.array([[0.04], [0.14]]) - 0.02 * rng.random((2, 60))
+    taken = statistics.compare_paired(none, model, seed=0)
+    row = {
+        **dict.fromkeys(tuned.COLUMNS),
+        "defence": "re(0.1,0.4)",
+        "privacy": taken.difference,
+        "p": taken.p_value,
+        "training": statistics.t_interval((none - model).mean(1)),
+    }
+    assert taken.difference.low > 0 and taken.p_value < 0.05
+    assert "in these 2 trainings, which is too few" in tuned._lines(pd.DataFrame([row]))
+    alike = row | {"training": statistics.t_interval([0.098, 0.1, 0.102])}
+    assert "leaks less than NoDef (" in tuned._lines(pd.DataFrame([alike]))
+    worse = alike | {"advantage": statistics.Interval(-0.05, -0.08, -0.01, 60), "outside": False}
+    assert "it is worse than a weaker NoDef of its accuracy" in tuned._lines(pd.DataFrame([worse]))
 
 
 def _in_rows(leaks: dict[tuple[str, str, int], np.ndarray]) -> list[np.ndarray]:

@@ -55,6 +55,9 @@ class ToyPrior:
     def log_density(self, latents: Tensor) -> Tensor:
         return -0.5 * latents.square().sum(1)
 
+    def state(self) -> dict[str, Tensor]:
+        return {"matrix": self.matrix}
+
 
 class ToyTarget(nn.Module):
     """Linear softmax whose class pictures the prior can make, with dropout and batch norm so that the mode

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lib.attacks.interface import device_of
-from lib.runtime import autocast
+from lib.runtime import autocast, digest
 
 if TYPE_CHECKING:
     from lib.priors import Prior
@@ -63,6 +63,16 @@ class Access:
     def terms(self) -> Tensor | float:
         """(B,): what an adapted target adds to the loss of the passes since the last call; 0 if nothing."""
         return self.target.terms() if hasattr(self.target, "terms") else 0.0
+
+    def run(self) -> list[Any]:
+        """What tells a run on these networks from one on others: ingredients, weights."""
+        weights = digest(*self.target.state_dict().values(), *self.prior.state().values())
+        return [*getattr(self.target, "ingredients", ()), weights]
+
+    def begin(self, counts: dict[str, int] | None) -> None:
+        """Before any work, with the counts of an interrupted run where it goes on."""
+        if counts is not None:
+            self.counts = dict(counts)
 
     def restart(self) -> None:
         """Before each chunk, so that an adapted target's random draws depend on nothing that came before."""

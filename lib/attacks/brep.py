@@ -122,9 +122,8 @@ def invert(
     """
     labels = check_inputs(target, prior, labels, gradients=False)
     oracle = oracle_for(target, reveals="labels")
-    oracle.require(NAME, budget.most_queries(len(labels)))
     with frozen(*networks(target, prior)):
-        access = LabelAccess(oracle, prior)
+        access = LabelAccess(oracle, prior, attack=NAME, most=budget.most_queries(len(labels)))
         return run_chunks(
             access,
             labels,

@@ -49,19 +49,20 @@ def run_chunks(
             (:class:`lib.attacks.interface.Reconstructions`), and ``history`` (steps, 2).
 
     Raises:
-        UserError: the checkpoint belongs to another attack; the loss stopped being finite.
+        UserError: the checkpoint belongs to another attack, target or prior; an oracle has too few answers left;
+            the loss stopped being finite.
     """
     began = time.monotonic()
     order = labels.argsort()
     ascending = labels[order]
-    fingerprint = json.dumps([name, dataclasses.asdict(budget), seed, ascending.tolist()], sort_keys=True)
+    about = [name, dataclasses.asdict(budget), seed, ascending.tolist()]
+    fingerprint = json.dumps([*about, *access.run()] if checkpoint else about, sort_keys=True)
     state = _resume(checkpoint, fingerprint)
+    access.begin(state and state["counts"])
     if state is None:
         access.restart()
         each, shared = prepare(ascending)
         state = {"fingerprint": fingerprint, "each": each, "shared": shared, "chunks": [], "seconds": 0.0}
-    else:
-        access.counts = dict(state["counts"])
     chunks: list[dict[str, Tensor]] = state["chunks"]
     spent_before = state["seconds"]
 
@@ -104,7 +105,7 @@ def _resume(checkpoint: Checkpoint | None, fingerprint: str) -> dict[str, Any] |
     state = checkpoint.load() if checkpoint else None
     if state is not None and state["fingerprint"] != fingerprint:
         raise UserError(
-            "checkpoint: expected one of this attack, got one of other labels, budget or seed; remove it with "
-            + checkpoint.removal
+            "checkpoint: expected one of this attack, got one of other labels, budget, seed, ingredients or "
+            f"networks; remove it with {checkpoint.removal}"
         )
     return state

@@ -29,7 +29,8 @@ class Budget:
         views: random views over which the target's confidence is averaged.
         view_scale, view_ratio: area and aspect ratio of those views (PPA's values).
         truncation: of the prior samples the attack starts from.
-        chunk: identities per chunk; memory grows with chunk x candidates, never with the identities.
+        chunk: identities per chunk; the work's memory grows with chunk x candidates, whatever the identities. Kept of
+            each of these are only its starts, of an attack with a pool its samples' scores, and the results.
         fast: bf16 in the target's forward pass where the device has it; losses stay in fp32.
     """
 
@@ -204,11 +205,11 @@ def check_kind(target: nn.Module, prior: Prior, *, attack: str, kind: str) -> No
     classes = getattr(prior, "classes", None)
     if PRIORS[kind].critic is not None and getattr(prior, "critic", None) is None:
         wanted, found = "a prior with a critic", f"{prior.name} without one"
-    elif kind == ConditionalGan.name and classes != target.num_classes:
-        wanted = f"a {kind} of the target's {target.num_classes} classes"
-        found = prior.name if classes is None else f"a {prior.name} of {classes} classes"
     elif prior.name != kind:
         wanted, found = f"a prior of kind {kind}", prior.name
+    elif classes is not None and classes != target.num_classes:
+        wanted = f"a {kind} of the target's {target.num_classes} classes"
+        found = f"a {prior.name} of {classes} classes"
     else:
         return
     raise UserError(f"{attack}: expected {wanted}, got {found}; train {kind} against this target")
@@ -242,7 +243,8 @@ def check_inputs(
         (K,) int64 labels on the CPU.
 
     Raises:
-        UserError: bad labels; a prior that is not of the ``kind`` (:func:`check_kind`); prior and target of
+        UserError: bad labels; a prior that is not of the ``kind`` (:func:`check_kind`), or a conditional one where any
+            is taken; prior and target of
             different image sizes; a target or (with ``gradients``) a prior that no gradient passes through;
             logits of a wrong shape or not finite.
     """
@@ -252,6 +254,11 @@ def check_inputs(
     given = check_labels(target, labels)
     if kind is not None:
         check_kind(target, prior, attack=attack, kind=kind)
+    elif prior.name == ConditionalGan.name:
+        raise UserError(
+            f"{attack}: expected a prior whose latents say nothing of the class, got a {prior.name}, whose latents "
+            "carry it as a number that would be moved; use plgmi, or another prior"
+        )
     if prior.image_size != target.image_size:
         raise UserError(
             f"prior: expected images of {target.image_size} px like the target's, got {prior.image_size} px; "

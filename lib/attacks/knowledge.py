@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import Tensor, nn, uint8
 
 from lib.erasing import ErasingLaw
 from lib.errors import UserError
@@ -48,6 +48,16 @@ class Knowledge:
             if value is None or len(value := (value,) if need == "law" else value) == 0:
                 raise UserError(
                     f"{attack}: expected knowledge of {need}, got none; pass knowledge=Knowledge({need}=...)"
+                )
+
+    def check_images(self, attack: str, size: int) -> None:
+        """Raises: UserError for ``public`` or ``erased`` images that are not uint8 (N, 3, size, size)."""
+        for name in ("public", "erased"):
+            images = getattr(self, name)
+            if images is not None and (images.dtype != uint8 or images.shape[1:] != (3, size, size)):
+                raise UserError(
+                    f"{attack}: expected {name} images as uint8 (N, 3, {size}, {size}), the target's size, got "
+                    f"{images.dtype} {tuple(images.shape)}; decode them with lib.data"
                 )
 
 

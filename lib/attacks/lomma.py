@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.attacks.access import Access
-from lib.attacks.interface import Callback, Reconstructions, check_inputs
+from lib.attacks.interface import Callback, Reconstructions, check_inputs, device_of
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import Identity, cross_entropy
 from lib.errors import UserError
@@ -102,8 +102,8 @@ def feature_statistics(target: nn.Module, public: Tensor, *, seed: int) -> tuple
     """Mean and standard deviation (d,) of the target's penultimate features over public images (N, 3, S, S)."""
     stream = generator(seed, "lomma", "statistics")
     chosen = public[torch.randperm(len(public), generator=stream)[:STATISTICS_IMAGES]]
-    device = next((parameter.device for parameter in target.parameters()), torch.device("cpu"))
     with frozen(target), torch.no_grad():
+        device = device_of(target)
         features = torch.cat(
             [target.features(part.to(device).float() / 255).float() for part in chosen.split(BATCH)]
         )
@@ -119,9 +119,11 @@ def make_identity(target: nn.Module, knowledge: Knowledge, options: Options, *, 
     """LOMMA's identity loss.
 
     Raises:
-        UserError: no public images or students, or students of other classes or sizes than the target.
+        UserError: no public images or students, images that are not uint8 of the target's size, or students of other
+            classes or sizes than the target.
     """
     knowledge.require("lomma", *(("public", "students") if options.students else ("public",)))
+    knowledge.check_images("lomma", target.image_size)
     students = knowledge.students if options.students else ()
     for student in students:
         if (student.num_classes, student.image_size) != (target.num_classes, target.image_size):

@@ -130,7 +130,6 @@ def _attack(
         images = access.images(shown)
         logits = access.logits(torch.where(mirrored[step, :, None, None, None], images.flip(-1), images))
         loss = cross_entropy(logits, flat)
-        best.see(shown.detach(), loss.detach())
         return 10 * loss, target_confidence(logits.detach(), flat)
 
     _, history = refine(
@@ -141,6 +140,7 @@ def _attack(
         optimiser=partial(torch.optim.Adam, lr=budget.learning_rate),
         scheduler=partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=partial(ramp, steps=budget.steps)),
         project=box.clamp_,
+        observe=lambda latents, loss: best.see(truncate(latents), loss),
     )
     latents = storable(best.latents).view_as(starts)
     judged = select(access, latents, labels, budget=budget, loss=cross_entropy, seed=seed)

@@ -132,9 +132,8 @@ def invert(
     """
     labels = check_inputs(target, prior, labels, gradients=False)
     oracle = oracle_for(target, reveals="scores")
-    oracle.require(NAME, budget.most_queries(len(labels)))
     with frozen(*networks(target, prior)):
-        access = OracleAccess(oracle, prior)
+        access = OracleAccess(oracle, prior, attack=NAME, most=budget.most_queries(len(labels)))
         centre = access.sample(1, generator=generator(seed, NAME, "centre"), truncation=0.0)[0]
         samples = pool_latents(access, budget.pool, truncation=1.0, seed=seed)  # as scored, before truncation
         box = Box.of(samples, slope=prior.slope, width=budget.width)

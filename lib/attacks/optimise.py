@@ -23,6 +23,7 @@ def refine(
     optimiser: Callable[[list[Tensor]], Optimizer],
     scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     project: Callable[[Tensor], None] | None = None,
+    observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Minimise the **sum** of the objective over samples, so that a latent's path does not depend on how
     many others share the batch.
@@ -32,6 +33,7 @@ def refine(
         start: (B, d), left unchanged.
         objective: (latents, step) to (loss (B,), confidence (B,)).
         project: changes the latents in place after each step (a box).
+        observe: shown the latents (B, d) before each step and their whole loss (B,), ingredients' terms included.
 
     Returns:
         latents (B, d); history (steps, 2): mean loss and confidence before each step. Both on the device.
@@ -44,6 +46,8 @@ def refine(
         for step in range(steps):
             loss, confidence = objective(latents, step)
             loss = loss + access.terms()
+            if observe:
+                observe(latents.detach(), loss.detach())
             (latents.grad,) = torch.autograd.grad(loss.sum(), [latents])
             method.step()
             if schedule:

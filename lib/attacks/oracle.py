@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lib.attacks.access import Access
-from lib.attacks.interface import Budget
+from lib.attacks.interface import Budget, device_of
 from lib.errors import UserError
-from lib.runtime import frozen
+from lib.runtime import digest, frozen
 
 if TYPE_CHECKING:
     from lib.priors import Prior
@@ -38,7 +38,7 @@ class Oracle:
             raise UserError(f"oracle cap: expected a whole number of at least 1, got {cap!r}; raise it")
         self.reveals, self.cap, self.queries = reveals, cap, 0
         self.num_classes, self.image_size = target.num_classes, target.image_size
-        self.device = next((parameter.device for parameter in target.parameters()), torch.device("cpu"))
+        self.device = device_of(target)
         self.__target = target
 
     def require(self, attack: str, queries: int) -> None:
@@ -80,12 +80,26 @@ class OracleAccess(Access):
     """An attack's access through an oracle, with which search and selection work as they are.
 
     ``counts["queries"]`` is what the oracle counted in this attack.
+
+    Args:
+        attack: its name. most: queries it may spend in all.
     """
 
-    def __init__(self, oracle: Oracle, prior: Prior) -> None:
+    def __init__(self, oracle: Oracle, prior: Prior, *, attack: str = "attack", most: int = 0) -> None:
         self.target, self.prior, self.fast, self.device = oracle, prior, False, oracle.device
+        self.attack, self.most = attack, most
         self.counts = {"target_forward": 0, "target_backward": 0, "synthesis": 0, "critic": 0, "queries": 0}
         self._reset_peak()
+
+    def run(self) -> list[Any]:
+        return [digest(*self.prior.state().values())]  # of the target nothing is known
+
+    def begin(self, counts: dict[str, int] | None) -> None:
+        """Raises: UserError if the oracle has fewer answers left than the attack, or its rest, may need. Another oracle
+        than the interrupted run's has answered what that one did."""
+        super().begin(counts)
+        self.target.queries = max(self.target.queries, self.counts["queries"])
+        self.target.require(self.attack, self.most - self.counts["queries"])
 
     def ask(self, images: Tensor) -> Tensor:
         """What the oracle reveals of (B, 3, S, S)."""

@@ -58,9 +58,9 @@ class Attack:
 
     @property
     def revision(self) -> int:
-        """Of what it does, the module's ``REVISION`` or an ingredient's: raised when that changes, by a default of its
-        budget, too, so that stored results are made anew."""
-        return max([self.own_revision, *(ingredient.revision for ingredient in self.ingredients)])
+        """Of what it does: raised with the module's ``REVISION`` and with each ingredient's when that changes, by a
+        default of its budget, too, so that stored results are made anew."""
+        return self.own_revision + sum(ingredient.revision - 1 for ingredient in self.ingredients)
 
     @property
     def erases(self) -> frozenset[str]:

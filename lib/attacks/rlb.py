@@ -152,9 +152,8 @@ def invert(
     labels = check_inputs(target, prior, labels, gradients=False)
     cap = budget.query_cap and budget.query_cap * len(labels)
     oracle = oracle_for(target, reveals="scores", cap=cap)
-    oracle.require(NAME, budget.most_queries(len(labels)))
     with frozen(*networks(target, prior)):
-        access = OracleAccess(oracle, prior)
+        access = OracleAccess(oracle, prior, attack=NAME, most=budget.most_queries(len(labels)))
         return run_chunks(
             access,
             labels,

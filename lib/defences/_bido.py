@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lib.defences._activity import fell
@@ -71,20 +73,27 @@ class Bilateral(Defence):
         self._to_image, self._to_label = Mean(), Mean()
 
     def plan(self, recipe: Recipe) -> Recipe:
-        """Balanced batches.
-
-        Raises:
-            UserError: shuffled ones that are too small for a kernel.
-        """
+        """Balanced batches."""
         if self.identities:
             return dataclasses.replace(
                 recipe, batch=self.identities * self.photos, identities=self.identities
             )
+        return recipe
+
+    def optimise(
+        self, optimiser: torch.optim.Optimizer, model: nn.Module, *, recipe: Recipe, **rest: Any
+    ) -> torch.optim.Optimizer:
+        """Leaves the optimiser alone.
+
+        Raises:
+            UserError: shuffled batches that are too small for a kernel.
+        """
         if recipe.batch < SMALLEST_BATCH:
             raise UserError(
-                f"{self.name}: expected batches of at least {SMALLEST_BATCH} photos, got {recipe.batch}; raise batch"
+                f"{self.name}: expected batches of at least {SMALLEST_BATCH} photos, got {recipe.batch}; raise "
+                "batch, or give more photos"
             )
-        return recipe
+        return optimiser
 
     def taps(self, model: nn.Module) -> list[nn.Module]:
         """The modules of ``layers``.

@@ -56,10 +56,12 @@ class Bottleneck(nn.Module):
         self._stream: torch.Generator | None = None
 
     def forward(self, features: Tensor) -> Tensor:
-        mu, sigma = gaussian(self.statistics(features))
-        if self.training:
-            return self.classify(mu + sigma * torch.randn_like(mu))
-        return self.classify(mu + sigma * self._noise(mu) if self.sampled else mu)
+        # in bf16 most of a noise of 0.0067 would round away: training and evaluation would see another sigma
+        with torch.autocast(features.device.type, enabled=False):
+            mu, sigma = gaussian(self.statistics(features.float()))
+            if self.training:
+                return self.classify(mu + sigma * torch.randn_like(mu))
+            return self.classify(mu + sigma * self._noise(mu) if self.sampled else mu)
 
     def _noise(self, like: Tensor) -> Tensor:
         if self._stream is None or self._stream.device != like.device:

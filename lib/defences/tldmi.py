@@ -36,6 +36,8 @@ class TransferLearning(Defence):
         UserError: for values out of range; when it meets a network with too few stages.
     """
 
+    cost = 0.5  # no backward pass through what is frozen, which has the largest maps
+
     def __init__(
         self,
         stages: int,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -133,11 +132,3 @@ def check_images(name: str, images: Tensor, *, size: int, whose: str, least: int
         raise UserError(
             f"{name} images: expected at least {asked}, got {len(images)}; ask for less or add images"
         )
-
-
-def digest(*tensors: Tensor) -> str:
-    """Of the tensors' bytes: two trainings on different images or targets must not share a checkpoint."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().numpy())
-    return found.hexdigest()[:16]

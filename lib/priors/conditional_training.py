@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from lib.errors import UserError
 from lib.models import folded
-from lib.priors.adversarial import Run, check_images, digest
+from lib.priors.adversarial import Run, check_images
 from lib.priors.conditional_gan import ConditionalGenerator, ConditionalSpec, build_conditional_networks
 from lib.priors.guidance import ViewLaw, draw_views, look, max_margin
-from lib.runtime import autocast, frozen, seed_for
+from lib.runtime import autocast, digest, frozen, seed_for
 from lib.store import Checkpoint
 
 NAME = "conditional GAN"

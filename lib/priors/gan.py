@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.errors import UserError
-from lib.priors.adversarial import Run, check_images, digest
+from lib.priors.adversarial import Run, check_images
 from lib.priors.augment import augment
 from lib.priors.stylegan import Discriminator, Generator, StyleSpec, build_networks, spec_for
-from lib.runtime import autocast, seed_for
+from lib.runtime import autocast, digest, seed_for
 from lib.store import Checkpoint
 
 NAME = "GAN"

@@ -23,6 +23,7 @@ class Prior(ABC):
         image_size: side S of the images.
         critic: ``images (n, 3, S, S) in [0, 1] -> realness logits (n,)`` of the discriminator trained against
             this prior (higher is more real, no image influences another's logit), or None if there is none.
+        classes: of the target that it was trained against, or None.
     """
 
     name: ClassVar[str]
@@ -30,6 +31,7 @@ class Prior(ABC):
     latent_dim: int
     image_size: int
     critic: Callable[[Tensor], Tensor] | None = None
+    classes: int | None = None
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator, truncation: float = 1.0) -> Tensor:

@@ -130,6 +130,7 @@ class InversionGan(Prior):
         self.generator = generator.eval().requires_grad_(False)
         self.discriminator = discriminator.eval().requires_grad_(False)
         self.latent_dim, self.image_size = generator.spec.latent_dim, generator.spec.image_size
+        self.classes = discriminator.classes
 
     def critic(self, images: Tensor) -> Tensor:
         """log p(real) = logsigmoid(logsumexp D(x)), at most 0: its negative is KEDMI's softplus(-logsumexp D(x))."""

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.errors import UserError
-from lib.priors.adversarial import Run, check_images, digest
+from lib.priors.adversarial import Run, check_images
 from lib.priors.inversion_gan import (
     DcganGenerator,
     DcganSpec,
     InversionDiscriminator,
     build_inversion_networks,
 )
-from lib.runtime import autocast, frozen, seed_for
+from lib.runtime import autocast, digest, frozen, seed_for
 from lib.store import Checkpoint
 
 NAME = "inversion GAN"

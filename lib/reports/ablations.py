@@ -348,8 +348,7 @@ def misses_sentence(book: Workbook, found: Misses | None) -> str:
     if found is None:
         return "The first law hides every position equally often: there is no place that the attack could miss more."
     own, control, difference = (
-        interval.plain(signed=True).rpartition(", n")[0]
-        for interval in (found.own, found.control, found.difference)
+        interval.plain(signed=True, count=False) for interval in (found.own, found.control, found.difference)
     )
     name = label(found.defence)
     text = (
@@ -373,7 +372,7 @@ def misses_sentence(book: Workbook, found: Misses | None) -> str:
 
 def table_of(frame: pd.DataFrame, index: str) -> pd.DataFrame:
     """Intervals as text, a row per ``index`` and a column per metric."""
-    shown = frame.assign(cell=[interval.percent().rpartition(", n")[0] for interval in frame["interval"]])
+    shown = frame.assign(cell=[interval.percent(count=False) for interval in frame["interval"]])
     wide = shown.pivot(index=index, columns="metric", values="cell")
     return wide.reindex(index=list(dict.fromkeys(frame[index])), columns=list(dict.fromkeys(frame["metric"])))
 

@@ -23,7 +23,7 @@ from lib.stages.inversion import Attack
 from lib.stages.success import Outcome
 from lib.statistics import Interval
 
-NEAR = 1.5  # ratio of passes up to which two budgets are called equal
+NEAR = 1.15  # ratio of passes up to which two budgets are called equal
 
 
 class Judge(NamedTuple):
@@ -280,7 +280,8 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
         )
         if len(level):
             line += (
-                f" Of {len(level)} compared with a plain attack of as many passes, each by its interval alone: "
+                f" Of {len(level)} compared with a plain attack of as many passes (at most {100 * (NEAR - 1):.0f} % "
+                "more or fewer), each by its interval alone: "
                 f"{_counted('stronger', ahead)}; {_counted('weaker', behind)}."
             )
         text.append(line)

@@ -19,6 +19,7 @@ from lib.stages.inversion import Attack
 from lib.stages.success import Outcome
 
 Group = tuple[str, str, str, str]  # attack, prior, budget, defence
+OTHERS = ("synthesis", "critic", "student")  # counters of networks besides the target
 SAME = 1.05  # ratio of passes under which two budgets came to the same
 
 
@@ -49,9 +50,10 @@ def groups(found: Sequence[Attack]) -> dict[Group, list[Outcome]]:
 def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     """A row per attack and model: AttAcc by the main evaluator and the panel's majority, the verifier's match
     rate, ``gain`` of the main evaluator over the prior samples, ``protection`` (its AttAcc on NoDef minus that on
-    the model, paired by person; None on NoDef), ``passes`` through the target and ``seconds`` per person (on the
-    machine that made them), ``memory_mb`` at its peak (on a CPU that of the process since it began: what ran before
-    counts, so it compares no attacks), the number of attack seeds."""
+    the model, paired by person, over the attack seeds that are ``shared``; None on NoDef), ``passes`` through the
+    target and images through ``others`` (the prior, its critic, students) and ``seconds`` per person (on the machine
+    that made them), ``memory_mb`` at its peak (on a CPU that of the process since it began: what ran before counts, so
+    it compares no attacks), the number of attack seeds."""
     rows, grouped = [], groups(found)
     for (attack, prior, budget, defence), seeds in grouped.items():
         cost, undefended = seeds[0].cost, grouped.get((attack, prior, budget, "none"))
@@ -69,7 +71,9 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
                 "protection": success.compare(undefended, seeds)
                 if undefended and defence != "none"
                 else None,
+                "shared": sorted(success.shared_seeds(undefended, seeds)) if undefended else [],
                 "passes": success.passes(seeds),
+                "others": sum(cost.get(network, 0.0) for network in OTHERS),
                 "seconds": cost["seconds"],
                 "memory_mb": cost.get("peak_memory_mb", float("nan")),
                 "seeds": len(seeds),
@@ -89,7 +93,7 @@ def save(book: Workbook, table: pd.DataFrame, name: str) -> None:
             "attack": row.attack,
             "budget": row.budget,
             "training_seed": book.training_seeds[0],
-            "attack_seed": book.compared_seeds[0],
+            "attack_seed": row.shared[0] if len(row.shared) == 1 else None,  # else a mean over them
             "curve": "protection",
             "x_name": "none",
             "x": 0.0,
@@ -121,7 +125,7 @@ def shown(table: pd.DataFrame, settled: Collection[str] = ()) -> pd.DataFrame:
             "AttAcc, main": table["main"].map(percent),
             "panel majority": table["panel_majority"].map(percent),
             "verifier match": table["verifier_match"].map(percent),
-            "gain over prior samples": table["gain"].map(points),
+            "gain over the start": table["gain"].map(points),
             "NoDef minus model": [
                 "" if found is None else points(found.difference) for found in table["protection"]
             ],
@@ -139,6 +143,7 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
             "model": table["model"],
             "budget": table["budget"],
             "passes per person": [f"{value:,.0f}" for value in table["passes"]],
+            "images through other networks": [f"{value:,.0f}" for value in table["others"]],
             "seconds per person": [f"{value:.1f}" for value in table["seconds"]],
             "peak MB of the process": [f"{value:,.0f}" for value in table["memory_mb"]],
         }

@@ -15,7 +15,7 @@ from lib.errors import UserError
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.made import made
-from lib.reports.tables import limits, readable
+from lib.reports.tables import LEVEL, established, limits, p_value, readable
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
 from lib.stages import measures, success
@@ -78,8 +78,9 @@ def measure(book: Workbook) -> pd.DataFrame:
 def interactions(book: Workbook) -> pd.DataFrame:
     """Per pair, columns of Intervals, paired by person: per judge ``<judge>`` (the interaction), ``<judge> over
     first`` and ``<judge> over second`` (that part's AttAcc minus the pair's: what the pair takes on top of it), and
-    ``natural`` (the interaction of accuracies) and ``cost`` (accuracy of the better part minus the pair's). Saved as
-    ``curves/<setup>__combinations``."""
+    ``natural`` (the interaction of accuracies) and ``cost`` (accuracy of the part that is better on validation photos
+    minus the pair's). By the main evaluator, Holm's p over all pairs: ``p`` of the interaction, ``p over parts`` of the
+    pair taking more than each (the larger of the two). Saved as ``curves/<setup>__combinations``."""
     rows = []
     for pair, parts in pairs(book).items():
         row: dict[str, object] = {"pair": pair}
@@ -91,17 +92,23 @@ def interactions(book: Workbook) -> pd.DataFrame:
             none, first, second, both = points.attack[0]
             row[judge] = statistics.interaction(both, first, second, none, seed=measures.SEED)
             for role, part in (("first", first), ("second", second)):
-                row[f"{judge} over {role}"] = statistics.compare_paired(
-                    part, both, seed=measures.SEED
-                ).difference
+                taken = statistics.compare_paired(part, both, seed=measures.SEED)
+                row |= {f"{judge} over {role}": taken.difference, f"{judge} p {role}": taken.p_value}
         points = found["main"]
+        none, first, second, both = points.attack[0]
+        row["p"] = statistics.sign_flip_p_value(both - first - second + none, seed=measures.SEED)
+        row["p over parts"] = max(row["main p first"], row["main p second"])
         none, first, second, both = points.accuracy[0]
         counted = {"photos": points.photos, "seed": measures.SEED}
         row["natural"] = statistics.interaction(both, first, second, none, **counted)
-        better = max((first, second), key=lambda part: (part * points.photos).sum())
+        validated = [sweep.natural(sweep.attack_on(book, part))["validation"].value for part in parts]
+        better = first if validated[0] >= validated[1] else second  # by other photos than those compared here
         row["cost"] = statistics.compare_paired(better, both, **counted).difference
         rows.append(row)
     table = pd.DataFrame(rows)
+    for column in ("p", "p over parts"):
+        if len(table):
+            table[column] = statistics.holm(table[column])
     _save(book, table)
     return table
 
@@ -152,9 +159,13 @@ def shown_interactions(table: pd.DataFrame) -> pd.DataFrame:
         "main over first": "first alone minus pair, AttAcc main",
         "main over second": "second alone minus pair, AttAcc main",
         "natural": "interaction, natural accuracy",
-        "cost": "better part's accuracy minus pair's",
+        "cost": "accuracy of the part that validates better minus pair's",
     }
     rows = {text: [points_text(interval) for interval in table[column]] for column, text in names.items()}
+    rows |= {
+        "p of the interaction, Holm": table["p"].map(p_value),
+        "p of taking more than each, Holm": table["p over parts"].map(p_value),
+    }
     return pd.DataFrame(rows, index=pd.Index(table["pair"].map(label), name="pair"))
 
 
@@ -188,12 +199,13 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
     for row in table.to_dict("records"):
         together = row["main"]
         adds = "the effects on AttAcc are not established to differ from their sum"
-        if together.excludes(0):
+        if established(together, row["p"]):
             adds = (
                 f"together they take {'more' if together.high < 0 else 'less'} than the sum of their effects"
             )
-        better = all(row[f"main over {part}"].low > 0 for part in ("first", "second"))
-        least = min((row["main over first"], row["main over second"]), key=lambda interval: interval.value)
+        both = (row["main over first"], row["main over second"])
+        better = all(over.low > 0 and established(over, row["p over parts"]) for over in both)
+        least = min(both, key=lambda interval: interval.value)
         over = "takes more from the attack than either alone" if better else (
             "is not established to take more from the attack than the better of the two alone"
         )  # fmt: skip
@@ -203,5 +215,8 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
     listed = len(book.study.combined)
     if len(text) < listed:
         text.append(f"{len(text)} of {listed} listed pairs are made")
-    seeds = "One training seed: intervals are over people alone, so chance in training is in every number."
+    seeds = (
+        f"Together more or less, and more than either: Holm's p over the pairs is below {LEVEL}, too. One training "
+        "seed: intervals are over people alone, so chance in training is in every number."
+    )
     return f"{'; '.join(text)}. {seeds if book.conclusive else '**Too small to conclude.**'}"

@@ -313,7 +313,7 @@ def claim_table(table: pd.DataFrame) -> pd.DataFrame:
     multiplied by the sign that supports its claim: positive is in favour of it, whatever the measure."""
     rows = table[table["claim"] != "separated"]
     cells = [
-        _towards_support(row.interval, row.supports).plain(2, signed=True).rpartition(", n")[0]
+        _towards_support(row.interval, row.supports).plain(2, signed=True, count=False)
         for row in rows.itertuples()
     ]
     shown = rows.assign(

@@ -78,7 +78,7 @@ def _number(row: Any) -> str:
 
 
 def _signed(interval: Interval) -> str:
-    return interval.plain(2, signed=True).rpartition(", n")[0]
+    return interval.plain(2, signed=True, count=False)
 
 
 def _agreement(rows: pd.DataFrame, primary: str) -> str:

@@ -15,7 +15,7 @@ from lib import attacks, evaluation, results, statistics, store
 from lib.attacks.referee import Diagnostic, Entry, Evidence, Member, Verdict, choose, judge, plain_confidence
 from lib.attacks.referee.ensemble import VIEWS
 from lib.attacks.referee.flags import Curve
-from lib.defences import acted, canonical
+from lib.defences import acted, build, canonical
 from lib.defences.names import Overrides
 from lib.plots import label
 from lib.reports import sweep
@@ -72,6 +72,7 @@ def evidence(book: Workbook, members: list[Attack]) -> Evidence:
         answers.labels["test"],
         _curves(book, members),
         diagnostic(members[0].defence, answers.training, setup.defences),
+        _adapted(members[0].defence, answers.training, setup.defences),
     )
 
 
@@ -140,6 +141,12 @@ def diagnostic(defence: str, training: Mapping[str, Any], overrides: Overrides) 
     return Diagnostic(f"{name} ({', '.join(idle)} did not act)" if idle else name, float(value), not idle)
 
 
+def _adapted(defence: str, training: Mapping[str, Any], overrides: Overrides) -> bool:
+    """Whether the ingredients, which all address erasing, address every part of a defence; NoDef has none."""
+    parts = build(defence, overrides) if training.get("diagnostics") else []
+    return all(hasattr(part, "law") for part in parts)
+
+
 def save(book: Workbook, found: Mapping[str, Verdict]) -> None:
     """The number of every model, and how many flags are not clear, as ``curves/<setup>__referee``."""
     rows, first = [], {run.defence: run for run in reversed(runs(book))}
@@ -153,7 +160,9 @@ def save(book: Workbook, found: Mapping[str, Verdict]) -> None:
             *([("privacy_gain", takes[model], main)] if model in takes else []),
         ):
             row = sweep.curve_row(first[model], "referee", value, metric=metric, evaluator=who)
-            rows.append(row | {"attack": "referee", "prior": "ensemble", "budget": "ensemble"})
+            rows.append(
+                row | {"attack": "referee", "prior": "ensemble", "budget": "ensemble", "attack_seed": None}
+            )
     results.save_curves(rows, f"{book.setup.name}__referee", allow_missing={"attack_accuracy_top1"})
 
 

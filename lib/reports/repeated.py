@@ -14,7 +14,7 @@ from IPython.display import Markdown
 from lib import results
 from lib.reports import sweep, tuned
 from lib.reports.made import made
-from lib.reports.tables import seed_points
+from lib.reports.tables import points, seed_points
 from lib.reports.workbook import Workbook
 from lib.stages import success
 from lib.stages.inversion import Attack
@@ -75,9 +75,11 @@ def _rows(run: Attack, seeds: Sequence[int], point: Mapping[str, object]) -> lis
         rows.append(_row(one, success.mean(success.measure([one])), "attack_accuracy_top1", "main"))
     for column, judge in (("privacy", "main"), ("privacy_verifier", success.VERIFIER)):
         if point[column] is not None:
-            rows.append(
-                {**_row(run, point[column], "privacy_gain", judge), "training_seed": None}
-            )  # over them all
+            over_all = {**_row(run, point[column], "privacy_gain", judge), "training_seed": None}
+            rows.append(over_all)
+    if point["training"] is not None:
+        of_trainings = _row(run, point["training"], "privacy_gain", "main")  # Student's
+        rows.append({**of_trainings, "training_seed": None, "curve": "repeated_trainings"})
     return rows
 
 
@@ -96,4 +98,6 @@ def shown(found: pd.DataFrame) -> pd.DataFrame | Markdown:
         )
     table = tuned.shown(found)
     table.insert(2, "AttAcc, each training seed", [seed_points(seeds) for seeds in found["seeds"]])
+    over = ["" if interval is None else points(interval) for interval in found["training"]]
+    table.insert(list(table).index("p, Holm"), "the same, Student's interval over trainings", over)
     return table

@@ -111,7 +111,7 @@ def shown_evasion(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _signed(interval: Interval) -> str:
-    return interval.plain(signed=True).rpartition(", n")[0]
+    return interval.plain(signed=True, count=False)
 
 
 def evasion_figure(table: pd.DataFrame, attack: str = "pgd") -> Axes:
@@ -250,7 +250,7 @@ def shown_members(table: pd.DataFrame) -> pd.DataFrame:
     """Membership inference as a person reads it."""
     return pd.DataFrame(
         {
-            "AUC (chance 0.5)": [i.plain().rpartition(", n")[0] for i in table["auc"]],
+            "AUC (chance 0.5)": [i.plain(count=False) for i in table["auc"]],
             "minus NoDef's": ["" if i is None else _signed(i) for i in table["compared"]],
             "members found at 1 % false alarms (chance 1 %)": [percent(i) for i in table["found"]],
         },

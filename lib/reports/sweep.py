@@ -77,7 +77,7 @@ def measure(book: Workbook) -> pd.DataFrame:
         ``chosen`` and ``front`` (whether no other point is better in both). Saved as ``curves/<setup>__strengths``.
     """
     listed = [("none", 0, "none")]
-    listed += [(f, i + 1, d) for f, names in families(book).items() for i, d in enumerate(names)]
+    listed += [(f, _rank(book, f, name), name) for f, names in families(book).items() for name in names]
     rows = [_point(book, *row) for row in listed]
     table = pd.DataFrame(rows, columns=["family", "strength", "defence", "validation", "natural", "attack"])
     table["chosen"] = _chosen(table)
@@ -85,6 +85,11 @@ def measure(book: Workbook) -> pd.DataFrame:
     table["front"] = statistics.pareto_front(natural, leak)
     _save(book, table)
     return table
+
+
+def _rank(book: Workbook, family: str, defence: str) -> int:
+    """Of a defence in its whole family, from 1, made or not."""
+    return [attack_on(book, name).defence for name in book.study.strengths[family]].index(defence) + 1
 
 
 def _point(book: Workbook, family: str, strength: int, defence: str) -> dict[str, object]:
@@ -219,7 +224,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def shown_matched(found: pd.DataFrame) -> pd.DataFrame:
     """Hypervolume and AttAcc at fixed losses, per family."""
-    volumes = [interval.plain().rpartition(", n")[0] for interval in found["hypervolume"]]
+    volumes = [interval.plain(count=False) for interval in found["hypervolume"]]
     rows = found.assign(hypervolume=volumes)
     for column in [name for name in found if name.endswith("points")]:
         rows[column] = [percent(i) if np.isfinite(i.value) else "not reached" for i in found[column]]

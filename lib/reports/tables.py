@@ -28,7 +28,7 @@ def readable(
             if column in signed and column not in plain:
                 return points(value)
             show = value.plain if column in plain else value.percent
-            return show(signed=column in signed).rpartition(", n = ")[0]
+            return show(signed=column in signed, count=False)
         if isinstance(value, Verdict):
             return value.outcome
         return str(value) if isinstance(value, Ratio) else value
@@ -80,7 +80,7 @@ def points(interval: Interval) -> str:
 
 def percent(interval: Interval) -> str:
     """A fraction in a cell, its n said elsewhere: ``71.2 % [65.0, 77.1]``."""
-    return interval.percent().rpartition(", n = ")[0]
+    return interval.percent(count=False)
 
 
 def limits(intervals: Iterable[Interval]) -> dict[str, list[float]]:

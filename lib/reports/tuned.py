@@ -24,7 +24,7 @@ from lib.statistics import Interval
 
 COLUMNS = [
     "defence", "natural", "attack", "verifier", "utility", "privacy", "privacy_verifier", "p", "dominates", "advantage",
-    "outside", "seeds",
+    "outside", "seeds", "training",
 ]  # fmt: skip
 
 
@@ -170,7 +170,8 @@ def compare(
         for :func:`corrected`), ``dominates``: the share of paired resamples in which it dominates NoDef. Of all, the
         ``advantage`` over NoDef's own frontier by the main evaluator, None without checkpoints (NoDef's own says how
         well the frontier fits), whether it is ``outside``, less accurate than any checkpoint, and AttAcc under each of
-        the training ``seeds``. Empty without defences.
+        the training ``seeds``; of others than NoDef and several of these, ``training``: ``privacy`` with Student's
+        interval over them, which a bootstrap of so few would make too narrow. Empty without defences.
     """
     if not defences:
         return pd.DataFrame(columns=COLUMNS)
@@ -203,6 +204,8 @@ def compare(
             )
             row |= {"privacy": taken.difference, "privacy_verifier": seen.difference}
             row |= {"p": taken.p_value, "dominates": float(dominates[i, 0])}
+            if len(seeds) > 1:
+                row["training"] = statistics.t_interval((main.attack[:, 0] - main.attack[:, i]).mean(1))
         if over[i]:
             row |= {"advantage": over[i].advantage, "outside": over[i].extrapolated}
         rows.append(row)
@@ -261,8 +264,9 @@ def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
         )
         ending = (
             f"{over}ne training seed: intervals are over people alone. Where a model is said to leak less or more, "
-            f"Holm's p over its table is below {LEVEL}, too; whether it beats a NoDef that trained less, and what "
-            "training adds, is by the interval alone."
+            f"Holm's p over its table, by people, is below {LEVEL}, too, and of several trainings Student's interval "
+            "over them excludes zero; what is said of a weaker NoDef, and of what training adds, is by the interval "
+            "alone."
         )
     parts = [f"**{name}**\n\n{_lines(table)}" for name, table in found.items()]
     return "\n\n".join([*parts, ending])
@@ -271,16 +275,22 @@ def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
 def _lines(found: pd.DataFrame) -> str:
     text = []
     for row in found[found["defence"] != "none"].itertuples():
-        less = "is not established to leak less or more than NoDef"
+        less, trained = "is not established to leak less or more than NoDef", row.training
         if established(row.privacy, row.p):
             less = f"leaks {'less' if row.privacy.low > 0 else 'more'} than NoDef"
+            if trained is not None and not trained.excludes(0):
+                less += f" in these {trained.n} trainings, which is too few to say so of others"
         by = f", {row.by}," if "by" in found else ""
         line = f"- {label(row.defence)}{by} {less} ({points_text(row.privacy)})"
         if row.advantage is not None and row.outside:
             line += "; it is less accurate than any NoDef"
         elif row.advantage is not None:
-            beats = "beats" if row.advantage.low > 0 else "is not established to beat"
-            line += f"; it {beats} a NoDef that merely trained less ({points_text(row.advantage)}, main evaluator)"
+            beats = "is not established to be better or worse than"
+            if row.advantage.excludes(0):
+                beats = "is better than" if row.advantage.low > 0 else "is worse than"
+            line += (
+                f"; it {beats} a weaker NoDef of its accuracy ({points_text(row.advantage)}, main evaluator)"
+            )
         if "longer" in found and row.longer is not None:
             changes = "is not established to change that"
             if row.longer.excludes(0):

@@ -34,23 +34,25 @@ class Interval:
         """Whether the whole interval lies on one side of ``value``; False for NaN limits."""
         return self.low > value or self.high < value
 
-    def percent(self, digits: int = 1, *, signed: bool = False) -> str:
-        """A fraction as ``71.2 % [65.0, 77.1], n = 62``; ``signed`` for differences."""
-        return self._text(100.0, digits, " %", signed)
+    def percent(self, digits: int = 1, *, signed: bool = False, count: bool = True) -> str:
+        """A fraction as ``71.2 % [65.0, 77.1], n = 62``; ``signed`` for differences; without its n where ``count``
+        is off."""
+        return self._text(100.0, digits, " %", signed, count)
 
-    def plain(self, digits: int = 3, *, signed: bool = False) -> str:
-        """Without unit, as ``0.712 [0.650, 0.771], n = 62``."""
-        return self._text(1.0, digits, "", signed)
+    def plain(self, digits: int = 3, *, signed: bool = False, count: bool = True) -> str:
+        """Without unit, as ``0.712 [0.650, 0.771], n = 62``; otherwise as :meth:`percent`."""
+        return self._text(1.0, digits, "", signed, count)
 
     def __str__(self) -> str:
         return self.plain()
 
-    def _text(self, scale: float, digits: int, unit: str, signed: bool) -> str:
+    def _text(self, scale: float, digits: int, unit: str, signed: bool, count: bool) -> str:
+        end = f", n = {self.n}" if count else ""
         if math.isnan(self.value):
-            return f"undefined, n = {self.n}"
+            return f"undefined{end}"
         sign = "+" if signed else ""
         value, low, high = (
             f"{scale * number:{sign}.{digits}f}" for number in (self.value, self.low, self.high)
         )
         limits = "no interval" if math.isnan(self.low) else f"[{low}, {high}]"
-        return f"{value}{unit} {limits}, n = {self.n}"
+        return f"{value}{unit} {limits}{end}"

@@ -82,6 +82,11 @@ def train_classifier(
     if len(images) < 2:
         raise UserError(f"expected at least 2 training photos, got {len(images)}")
     batch = min(recipe.batch, len(images))
+    if recipe.identities and batch < recipe.batch:
+        raise UserError(
+            f"expected photos for balanced batches of {recipe.batch} ({recipe.identities} people), got {len(images)} "
+            "photos; give more, or make the batches smaller"
+        )
     if recipe.identities:
         check_balanced(images.labels, batch, recipe.identities)
     epoch_steps = len(images) // batch

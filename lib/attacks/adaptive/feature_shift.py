@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.attacks.adaptive.interface import Adapted, Ingredient
+from lib.attacks.interface import device_of
 from lib.attacks.knowledge import Knowledge
 from lib.erasing import ErasingLaw, erase
 from lib.errors import UserError
@@ -37,6 +38,7 @@ def parse(name: str) -> Ingredient | None:
 
     def wrap(target: nn.Module, knowledge: Knowledge, seed: int) -> nn.Module:
         base = target.base if isinstance(target, Adapted) else target
+        knowledge.check_images("feature_shift", base.image_size)
         means = feature_means(base, knowledge.public, knowledge.blind_law, seed=seed)
         return Shifted(target, *means, weight=weight)
 
@@ -45,14 +47,9 @@ def parse(name: str) -> Ingredient | None:
 
 def feature_means(target: nn.Module, public: Tensor, law: ErasingLaw, *, seed: int) -> tuple[Tensor, Tensor]:
     """Means (d,) of the target's features over erased and over clean public images (N, 3, S, S) uint8."""
-    if public.shape[-1] != target.image_size:
-        raise UserError(
-            f"feature_shift: expected public images of {target.image_size} px, got {public.shape[-1]} px; "
-            "resize them"
-        )
     stream = generator(seed, "attack", "feature shift")
     chosen = public[torch.randperm(len(public), generator=stream)[:IMAGES]]
-    device = next((parameter.device for parameter in target.parameters()), torch.device("cpu"))
+    device = device_of(target)
     sums = [0.0, 0.0]
     with frozen(target), torch.no_grad():
         for batch in chosen.split(BATCH):

@@ -42,6 +42,7 @@ class Adapted(nn.Module):
     Attributes:
         inner: the target, or another ingredient's view of it.
         base: the target itself.
+        ingredients: their names, by which a run through them is told from another.
         passes: images through the target per image shown. gradient_passes: how many more when a gradient is wanted.
     """
 
@@ -51,6 +52,7 @@ class Adapted(nn.Module):
         self.num_classes, self.image_size = inner.num_classes, inner.image_size
         self.passes: int = getattr(inner, "passes", 1)
         self.gradient_passes: int = getattr(inner, "gradient_passes", 0)
+        self.ingredients: tuple[str, ...] = getattr(inner, "ingredients", ())
 
     @property
     def base(self) -> nn.Module:

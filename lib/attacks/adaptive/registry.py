@@ -47,4 +47,5 @@ def adapt(
         knowledge.require(ingredient.name, *sorted(ingredient.needs))
         if ingredient.wrap:
             target = ingredient.wrap(target, knowledge, seed)
+            target.ingredients = (*target.ingredients, ingredient.name)
     return target

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib import statistics
 from lib.attacks.referee.ensemble import Member
-from lib.attacks.referee.flags import FEWEST, GROWN, SEED, Flag, difference, few, unknown
+from lib.attacks.referee.flags import FEWEST, GROWN, SEED, Flag, difference, few, grows, unknown
 
 AGREEMENT = 0.8  # of the photos that the target gets right, the share that a judge must get right too
 GAP = 0.15  # between evaluators: half of what separates a strong from a weak attack in the studies here
@@ -75,25 +75,23 @@ def evaluators_disagree(hits: Mapping[str, Tensor]) -> Flag:
 
 
 def member_alone_leaks_more(chosen_hits: Tensor, alone: Mapping[Member, Tensor]) -> Flag:
-    """Whether the main evaluator recognises one member's best more often than what the target chose among all;
-    hits (K,). The target's confidence then is no guide, the number no upper end of what leaks. Raised where a member
-    does by an interval, open where one may, by more than :data:`GROWN`.
-    """
+    """Whether the main evaluator recognises one member's best more often than what the target chose among all, by
+    :func:`~lib.attacks.referee.flags.grows`; hits (K,). The target's confidence then is no guide, the number no upper
+    end of what leaks."""
     name = "a member alone leaks more"
     if len(chosen_hits) < FEWEST:
         return unknown(name, GROWN, few(len(chosen_hits)))
     found = {
-        member.label: difference(hits.double(), chosen_hits.double(), tests=len(alone))
+        member.label: grows(hits.double(), chosen_hits.double(), tests=len(alone))
         for member, hits in alone.items()
     }
-    raised = [label for label, more in found.items() if more.low > 0]
-    who = max(raised or found, key=lambda label: found[label].value)
-    worst = found[who]
-    left = 1 - float(chosen_hits.double().mean())  # nobody can leak more than everybody
-    may = min(left, max(more.high for more in found.values())) > GROWN
+    raised = [label for label, (_, more) in found.items() if more]
+    undecided = [label for label, (_, more) in found.items() if more is None]
+    who = max(raised or undecided or found, key=lambda label: found[label][0].value)
+    worst, _ = found[who]
     return Flag(
         name,
-        True if raised else None if may else False,
+        True if raised else None if undecided else False,
         worst.value,
         GROWN,
         f"{who} alone differs by {100 * worst.value:+.1f} points [{100 * worst.low:+.1f}, "

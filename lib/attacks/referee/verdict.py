@@ -32,6 +32,7 @@ class Evidence:
             evaluator, and whose photos they are.
         curves: :attr:`Member.search` -> (passes, per-identity success (K,)) under growing budgets.
         diagnostic: of the defence.
+        adapted: whether the adaptive members' ingredients address what the defence does; True where there is none.
     """
 
     entries: Mapping[Member, Entry]
@@ -44,6 +45,7 @@ class Evidence:
     photo_labels: Tensor | None = None
     curves: Mapping[str, Curve] = field(default_factory=dict)
     diagnostic: Diagnostic | None = None
+    adapted: bool = True
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def judge(evidence: Evidence) -> Verdict:
     accuracy = statistics.clustered_mean(counted[main].double(), people, seed=SEED)
     verified = evidence.verifier is not None and evidence.prior_verifier is not None
     raised = (
-        flags.ensemble_incomplete(chosen),
+        flags.ensemble_incomplete(chosen, adapted=evidence.adapted),
         flags.still_falling(entries, chosen),
         flags.confidence_not_reached(chosen),
         flags.diagnostic_inactive(evidence.diagnostic),
