@@ -90,7 +90,8 @@ def test_the_four_cover_the_same_people() -> None:
 def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
     table, found = report.measure(book), report.interactions(book)
     assert list(table["defence"]) == ["none", "re(0.1,0.4)", "negls(-0.05)", PAIR]
-    assert report.adds_up(table, found)
+    assert report.adds_up(table, found) and report.made_of_parts(table)
+    assert not report.made_of_parts(table.assign(defence=table["defence"].to_list()[::-1]))
     assert not report.adds_up(table, found.assign(main=table["main"].iloc[0]))
     points = sweep.points(book, [sweep.attack_on(book, name) for name in table["defence"]], "verifier")
     none, first, second, both = points.attack[0].mean(1)

@@ -307,3 +307,31 @@ def test_a_defence_trains_another_network_and_without_its_effect_the_same(text, 
             trained([idle], recipe)
         return
     assert same(trained([idle], recipe), plain)
+
+
+def test_a_network_of_other_constants_is_not_taken_for_one_of_these():
+    """What a YAML file says is in no stage key."""
+    model = build_classifier(NETWORKS["residual"], 5, 16)
+    meta = {"spec": model.spec, "num_classes": 5, "image_size": 16, "defence": "cutout(0.5)"}
+    now = package.resolved("cutout(0.5)")
+    assert now == {"cutout": constants("cutout")}
+    assert package.resolved("cutout(0.5,side=0.3)", {"cutout": {"value": 0.2}})["cutout"] == {
+        "side": 0.3,
+        "value": 0.2,
+    }
+    for known in (None, now):
+        assert same(
+            package.restore(model.state_dict(), meta | {"constants": known}).state_dict(), model.state_dict()
+        )
+    then = {"cutout": {**now["cutout"], "side": 0.9}}
+    with pytest.raises(UserError, match="expected the constants of cutout .* 0.9.* put cutout.yaml back"):
+        package.restore(model.state_dict(), meta | {"constants": then})
+
+
+def test_erasing_that_can_never_fit_is_refused():
+    model = build_classifier(NETWORKS["residual"], 5, 16)
+    for text in ("re(0.99,0.995)", "fe(0.99)"):
+        (part,) = build(text)
+        with pytest.raises(UserError, match="expected squares that fit into an image of 16 px"):
+            part.build(model)
+    assert build("re(0.1,0.99)")[0].build(model) is model

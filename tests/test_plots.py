@@ -13,7 +13,6 @@ import torch  # noqa: E402
 from lib import plots as P  # noqa: E402
 from lib.errors import UserError  # noqa: E402
 from lib.plots.style import DEFENCES, MARKERS, SETS, interval_errors  # noqa: E402
-from lib.plots.tradeoff import pareto  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -168,11 +167,6 @@ def test_interval_curves_join_seeds_and_ring_the_headline():
     ring = [offsets for c in ax.collections for offsets in c.get_offsets().tolist() if offsets == [2, 0.5]]
     assert ax.get_ylim()[0] < 0.15 and ax.get_ylim()[1] > 0.65 and ax.get_xlim()[0] < 1 < 2 < ax.get_xlim()[1]
     assert len(ring) == 1 and legend(ax) == ["NoDef", "FE .5"] and ax.get_xlabel() == "steps"
-
-
-def test_pareto_known():
-    assert pareto([0.9, 0.8, 0.7, 0.85], [0.3, 0.4, 0.1, 0.3]).tolist() == [2, 0]
-    assert pareto([0.5, 0.5], [0.2, 0.2]).tolist() == [0, 1]
 
 
 def test_tradeoff():

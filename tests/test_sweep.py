@@ -66,6 +66,17 @@ def test_the_strongest_within_the_tolerance_is_chosen() -> None:
         "a loss of exactly two points counts, NoDef's points do not"
     )
     assert not sweep._chosen(frame({"a": [0.9]})).any(), "without NoDef there is no rule"
+    ruled = table.assign(chosen=sweep._chosen(table))
+    assert sweep.follows_the_rule(ruled)
+    for wrong in (
+        ["a0"],
+        ["a1", "b1", "c0"],
+        ["a1", "b1", "none0"],
+        ["a2", "b1"],
+        ["b1"],
+        ["a0", "a1", "b1"],
+    ):
+        assert not sweep.follows_the_rule(table.assign(chosen=table["defence"].isin(wrong))), wrong
 
 
 def test_the_page_wants_no_photos_once_its_points_are_there(
@@ -79,7 +90,7 @@ def test_the_page_wants_no_photos_once_its_points_are_there(
     assert len(tuned.chosen(again, table)) == 2 and len(sweep.matched(again, table)) == 3
 
 
-def test_points_are_those_of_the_stored_runs(book: Workbook) -> None:
+def test_points_are_those_of_the_stored_runs(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:
     table = sweep.measure(book)
     assert list(table["defence"]) == ["none", "early(0.5)", "re(0.1,0.2)", "re(0.1,0.8)", "negls(-0.05)"]
     attack = sweep.attack_on(book, "re(0.1,0.8)")
@@ -97,8 +108,22 @@ def test_points_are_those_of_the_stored_runs(book: Workbook) -> None:
     found = sweep.points(book, [sweep.attack_on(book, "none"), attack])
     assert found.accuracy[0, 1].tolist() == [r["value"] for r in identities]
     assert found.means()[0][1] == pytest.approx(row["natural"].value), "micro, as natural accuracy is"
+    partly = table[table["defence"] != "re(0.1,0.2)"].assign(chosen=False)
+    assert sweep.unchosen(book, partly) == ""
+    further = dataclasses.replace(
+        book, study=dataclasses.replace(book.study, repeated=["re(.1,.8)", "re(.1,.8)+rolss"])
+    )
+    assert (
+        sweep.unchosen(further, partly)
+        == "Looked at further, but not chosen by the rule so far: RE [.1, .8]."
+    )
     saved = results.load_curves("*strengths*", folder=results.output_dir("digits"))
     assert len(saved) == 10 and set(saved["metric"]) == {"natural_accuracy", "attack_accuracy_top1"}
+    monkeypatch.setattr(sweep, "made", lambda _, runs: [run for run in runs if run.defence != "re(0.1,0.2)"])
+    assert (
+        dict(zip(*(sweep.measure(book)[key] for key in ("defence", "strength")), strict=True))["re(0.1,0.8)"]
+        == 2
+    )
 
 
 def test_tuned_points_are_paired_with_nodef(book: Workbook) -> None:

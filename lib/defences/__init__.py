@@ -5,7 +5,7 @@ a defence in tables, stage keys and figures. A new file ``<name>.py`` with one s
 :class:`lib.training.interface.Defence` is a new defence; nothing has to be registered.
 """
 
-from lib.defences.names import Term, applied, canonical, constants, parse, spell
+from lib.defences.names import Term, applied, canonical, constants, parse, resolved, spell
 from lib.defences.registry import acted, build, defence_class, names, restore
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "defence_class",
     "names",
     "parse",
+    "resolved",
     "restore",
     "spell",
 ]

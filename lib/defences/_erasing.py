@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.erasing import ErasingLaw, View, draw_view
 from lib.errors import UserError
@@ -34,6 +34,20 @@ class Erasing(Defence):
         self.law = law
         self._seed: int | None = None
         self._totals = torch.zeros(2, dtype=torch.int64)
+
+    def build(self, model: nn.Module) -> nn.Module:
+        """Leaves the network alone.
+
+        Raises:
+            UserError: the smallest square is the whole image, so that nothing would ever be erased.
+        """
+        size = model.image_size
+        if self.law.shape == "square" and round(math.sqrt(self.law.scale[0]) * size) >= size:
+            raise UserError(
+                f"{self.name}: expected squares that fit into an image of {size} px, got areas of "
+                f"{self.law.scale[0]} or more; use smaller areas"
+            )
+        return model
 
     def source(self, images: Tensor, index: Tensor, seed: int) -> Tensor:
         """Leaves the images alone; takes note of the run's seed, from which fixed masks are made."""

@@ -89,6 +89,14 @@ def applied(text: str, overrides: Overrides) -> dict[str, dict[str, Any]]:
     return {name: dict(changes) for name, changes in overrides.items() if name in used and changes}
 
 
+def resolved(text: str, overrides: Overrides | None = None) -> dict[str, dict[str, Any]]:
+    """Every constant of every term of a composition, as it is built."""
+    return {
+        term.name: {**constants(term.name), **(overrides or {}).get(term.name, {}), **term.kwargs}
+        for term in parse(text)
+    }
+
+
 def constants(name: str) -> dict[str, Any]:
     """The defaults of a defence's keywords, from ``<name>.yaml`` beside it; empty without such a file."""
     path = Path(__file__).with_name(f"{name}.yaml")

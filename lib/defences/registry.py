@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import lib.defences
-from lib.defences.names import Overrides, Term, canonical, constants, parse, spell
+from lib.defences.names import Overrides, Term, canonical, constants, parse, resolved, spell
 from lib.errors import UserError
 from lib.models import Classifier, classifier_from
 from lib.training.interface import Defence
@@ -112,11 +112,22 @@ def restore(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Classifier:
 
     Args:
         meta: ``spec``, ``num_classes``, ``image_size`` and, unless it was trained behind none, ``defence`` with
-            the ``overrides`` that its setup makes.
+            the ``overrides`` that its setup makes and all ``constants`` of that time.
+
+    Raises:
+        UserError: the constants of a defence have changed since; no stage key sees that.
     """
+    text, overrides = meta.get("defence", "none"), meta.get("overrides")
+    now, then = resolved(text, overrides), meta.get("constants")
+    if then is not None and then != now:
+        name = next(name for name in now if then.get(name) != now[name])
+        raise UserError(
+            f"{text}: expected the constants of {name} that this network was trained with, {then.get(name)}, got "
+            f"{now[name]}; put {name}.yaml back, or remove the network with `python -m lib.run cache rm '{text}'`"
+        )
 
     def surgery(model: nn.Module) -> nn.Module:
-        defences = build(meta.get("defence", "none"), meta.get("overrides"))
+        defences = build(text, overrides)
         for defence in defences:
             model = defence.build(model)
         for defence in defences:

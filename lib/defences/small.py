@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lib.defences._checks import fraction
+from lib.defences._checks import number
 from lib.training.interface import Defence, Recipe
 
 
@@ -12,7 +12,7 @@ class SmallNetwork(Defence):
     """``small(part)``: multiply the widths of the network by this fraction in (0, 1)."""
 
     def __init__(self, part: float) -> None:
-        self.part = fraction("small", part)
+        self.part = number("small share", part, 0, 1, usage="small(0.5)", ends="()")
 
     def plan(self, recipe: Recipe) -> Recipe:
         return dataclasses.replace(recipe, width=recipe.width * self.part)

@@ -1,12 +1,11 @@
 """Privacy against utility: the trade-off plane, attack accuracy by judge, and attack strength over budget."""
 
-from collections.abc import Sequence
 from textwrap import fill
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from lib import statistics
 from lib.plots.style import (
     EVALUATORS,
     FAINT,
@@ -21,16 +20,6 @@ from lib.plots.style import (
     styles,
 )
 from lib.plots.training import interval_curves, require
-
-
-def pareto(natural: Sequence[float], attack: Sequence[float]) -> np.ndarray:
-    """Indices of the non-dominated points (natural accuracy up, attack accuracy down), by rising natural
-    accuracy."""
-    natural, attack = np.asarray(natural, dtype=float), np.asarray(attack, dtype=float)
-    no_worse = (natural[None] >= natural[:, None]) & (attack[None] <= attack[:, None])
-    better = (natural[None] > natural[:, None]) | (attack[None] < attack[:, None])
-    front = np.flatnonzero(~(no_worse & better).any(1))
-    return front[np.argsort(natural[front], kind="stable")]
 
 
 def tradeoff(
@@ -65,7 +54,9 @@ def tradeoff(
             ax.fill_between(line["natural"], line["low"], line["high"], color=FAINT, alpha=0.15, linewidth=0)
     if front:
         means = frame.groupby("defence")[list(sides)].mean()
-        best = means.iloc[pareto(means["natural"], means["attack"])]
+        best = means[statistics.pareto_front(means["natural"], means["attack"])].sort_values(
+            "natural", kind="stable"
+        )
         ax.step(
             best["natural"],
             best["attack"],

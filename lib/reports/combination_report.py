@@ -113,6 +113,14 @@ def interactions(book: Workbook) -> pd.DataFrame:
     return table
 
 
+def made_of_parts(table: pd.DataFrame) -> bool:
+    """Whether the rows of every pair in :func:`measure` are of NoDef, its two parts and the pair, in this order."""
+    return all(
+        list(rows["defence"]) == ["none", *(spell([term]) for term in parse(pair)), pair]
+        for pair, rows in table.groupby("pair")
+    )
+
+
 def adds_up(table: pd.DataFrame, found: pd.DataFrame) -> bool:
     """Whether every interaction is what the four AttAccs of :func:`measure` make."""
     signs = dict(zip(ROLES, (1, -1, -1, 1), strict=True))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from lib import defences as registry
 from lib import plots, store
@@ -229,12 +229,12 @@ def _recipe_only(text: str) -> bool:
 def costs(book: Workbook) -> pd.DataFrame:
     """What a training step takes, as a ratio to NoDef's in the same run: columns ``time`` (median over rounds, in
     each of which every defence is timed; on a CPU of its own seconds, whatever else runs), ``low, high`` (their range),
-    ``expected`` (passes, :attr:`Defence.cost`) and ``saved`` (bytes kept for the backward passes). On random photos;
-    pre-training is not in it."""
+    ``expected`` (passes, :attr:`Defence.cost`) and ``memory`` (most bytes held at once). On random photos; pre-training
+    is not in it."""
     setup = book.setup
     photos = _photos(setup)
     names = list(dict.fromkeys(["none", *book.study.pages]))
-    saved = np.array([_saved(setup, name, photos) for name in names])
+    memory = np.array([_peak(setup, name, photos) for name in names])
     seconds = np.array([[_seconds(setup, name, photos) for name in names] for _ in range(ROUNDS)])
     ratios = seconds / seconds[:, :1]
     return pd.DataFrame(
@@ -244,7 +244,7 @@ def costs(book: Workbook) -> pd.DataFrame:
             "low": ratios.min(0),
             "high": ratios.max(0),
             "expected": [math.prod(d.cost for d in registry.build(name, setup.defences)) for name in names],
-            "saved": saved / saved[0],
+            "memory": memory / memory[0],
         }
     )
 
@@ -281,18 +281,19 @@ def _seconds(setup: Setup, defence: str, photos: Images) -> float:
     return (ended - began) / (last - first)
 
 
-def _saved(setup: Setup, defence: str, photos: Images) -> float:
-    """Bytes kept for backward per training step."""
-    saved = 0
-
-    def pack(tensor: Tensor) -> Tensor:
-        nonlocal saved
-        saved += tensor.numel() * tensor.element_size()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        moments = _train(setup, defence, photos)
-    return saved / moments[-1][0]
+def _peak(setup: Setup, defence: str, photos: Images) -> float:
+    """Most bytes that a training of a few steps holds at once, the network and its optimiser included: of the device,
+    or on a CPU the running sum of all that is allocated and freed."""
+    if device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        _train(setup, defence, photos)
+        return float(torch.cuda.max_memory_allocated() - held)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        _train(setup, defence, photos)
+    # in their order; the public table of events has only what each operation allocated in all
+    events = watched.profiler.kineto_results.events()
+    return float(np.cumsum([event.nbytes() for event in events if event.name() == "[memory]"]).max())
 
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:
@@ -300,7 +301,7 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
     rows = {
         "time, × NoDef": [f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples()],
         "passes, × NoDef": [f"{value:.2f}" for value in found["expected"]],
-        "bytes kept for backward, × NoDef": [f"{value:.2f}" for value in found["saved"]],
+        "peak memory, × NoDef": [f"{value:.2f}" for value in found["memory"]],
     }
     return pd.DataFrame(rows, index=pd.Index([label(name) for name in found["defence"]], name="defence"))
 

@@ -55,7 +55,7 @@ def _groups(book: Workbook) -> dict[str, tuple[dict[str, Attack], list[int]]]:
         return {}
     models = list(dict.fromkeys(["none", *study.repeated]))
     found = {}
-    for line in study.repeated_attacks or [study.swept]:
+    for by, line in tuned.by_line(study.repeated_attacks or [study.swept]).items():
         runs = book.listed_attacks([line], models, book.attack_seeds[:1])
         there = {
             seed: {run.defence for run in made(book, [replace(run, training_seed=seed) for run in runs])}
@@ -64,7 +64,7 @@ def _groups(book: Workbook) -> dict[str, tuple[dict[str, Attack], list[int]]]:
         seeds = [seed for seed, names in there.items() if "none" in names]
         kept = {run.defence: run for run in runs if all(run.defence in there[seed] for seed in seeds)}
         if len(seeds) > 1 and len(kept) > 1:
-            found[f"by {' '.join(line.split()[:2])}"] = (kept, seeds)
+            found[by] = (kept, seeds)
     return found
 
 

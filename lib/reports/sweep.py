@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib import plots, results, statistics
+from lib.defences import canonical, parse
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports.made import made
@@ -53,6 +54,15 @@ def untried(book: Workbook, table: pd.DataFrame) -> str:
     none = sum(count == 0 for count in there.values())
     text = [f"Not tuned yet, of strengths made: {', '.join(begun)}."] if begun else []
     return " ".join([*text, f"No strength yet of {none} families."] if none else text)
+
+
+def unchosen(book: Workbook, table: pd.DataFrame) -> str:
+    """The models that the study looks at further, over training seeds, under other attacks and in pairs, and that the
+    rule did not choose; empty if there is none. A composition is not swept and not named."""
+    looked_at = [canonical(n, book.setup.defences) for n in (*book.study.repeated, *book.study.met_defences)]
+    chosen = set(table.loc[table["chosen"], "defence"])
+    others = [label(n) for n in dict.fromkeys(looked_at) if n not in chosen and len(parse(n)) == 1]
+    return f"Looked at further, but not chosen by the rule so far: {', '.join(others)}." if others else ""
 
 
 def attack_on(book: Workbook, defence: str) -> Attack:
@@ -122,6 +132,21 @@ def _chosen(table: pd.DataFrame) -> np.ndarray:
     able = table[allowed & ~table["family"].isin(["none", WEAKER])]
     best = able.groupby("family")["strength"].idxmax()
     return table.index.isin(best)
+
+
+def follows_the_rule(table: pd.DataFrame) -> bool:
+    """Whether of every family the chosen point loses at most the tolerance and every stronger one more, and where none
+    is chosen all lose more; NoDef and its weaker models are not chosen."""
+    base = table.loc[table["family"] == "none", "validation"].iloc[0]
+    for family, rows in table.groupby("family"):
+        best = rows.loc[rows["chosen"], "strength"]
+        if len(best) > 1 or (len(best) and family in ("none", WEAKER)):
+            return False
+        lost = base - rows["validation"] > TOLERANCE + 1e-9
+        beyond = rows["strength"] > (best.iloc[0] if len(best) else 0)
+        if family not in ("none", WEAKER) and (lost[rows["chosen"]].any() or not lost[beyond].all()):
+            return False
+    return True
 
 
 def points(

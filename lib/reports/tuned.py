@@ -6,6 +6,7 @@ same at other training lengths (:func:`lengths`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -105,8 +106,15 @@ def _save(
     results.save_curves(rows, f"{book.setup.name}__{curve}")
 
 
+def by_line(lines: Sequence[str]) -> dict[str, str]:
+    """Lines "attack prior budget" by their names: ``by`` attack and prior, and the budget where that is needed."""
+    short = {line: f"by {' '.join(line.split()[:2])}" for line in lines}
+    several = Counter(short.values())
+    return {name if several[name] == 1 else f"by {line}": line for line, name in short.items()}
+
+
 def _others(book: Workbook) -> dict[str, dict[str, Attack]]:
-    groups = {f"by {' '.join(line.split()[:2])}": _runs(book, line) for line in book.study.others}
+    groups = {by: _runs(book, line) for by, line in by_line(book.study.others).items()}
     return {by: runs for by, runs in groups.items() if runs}
 
 

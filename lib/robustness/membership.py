@@ -19,7 +19,7 @@ from lib.statistics import Interval, identity_weights, percentile_interval
 from lib.statistics.inputs import Floats
 
 FALSE_POSITIVES = 0.01
-RESAMPLES = 1000
+RESAMPLES = 10_000  # with Holm over ten models a limit is the 25th of them
 
 
 @dataclass(frozen=True)

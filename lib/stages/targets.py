@@ -12,7 +12,7 @@ from torch import nn
 from lib import store
 from lib.data import Images, load_world
 from lib.data.world import World, data_stage
-from lib.defences import applied, build, canonical, parse, restore
+from lib.defences import applied, build, canonical, parse, resolved, restore
 from lib.errors import UserError
 from lib.models import Classifier, ExternalClassifier, build_classifier, load_external
 from lib.models.external import external_config
@@ -336,6 +336,7 @@ def _train(
         "history": result.history,
         "diagnostics": result.diagnostics,
         "defence": config.defence,
+        "constants": resolved(config.defence, setup.defences),
     }
     if overrides := applied(config.defence, setup.defences):
         meta["overrides"] = overrides

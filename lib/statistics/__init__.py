@@ -14,13 +14,12 @@ from lib.statistics.interaction import interaction
 from lib.statistics.interval import Interval
 from lib.statistics.paired import (
     PairedComparison,
-    align,
     compare_paired,
     detectable_difference,
     holm,
     sign_flip_p_value,
 )
-from lib.statistics.proportions import McNemar, mcnemar, rogan_gladen, wilson
+from lib.statistics.proportions import McNemar, mcnemar, wilson
 from lib.statistics.seeds import SeedSummary, summarise_seeds, t_interval
 from lib.statistics.tradeoff import (
     Advantage,
@@ -44,7 +43,6 @@ __all__ = [
     "SeedSummary",
     "Verdict",
     "advantage_over_frontier",
-    "align",
     "clustered_mean",
     "clustered_statistic",
     "compare_paired",
@@ -64,7 +62,6 @@ __all__ = [
     "paper_ratio",
     "pareto_front",
     "percentile_interval",
-    "rogan_gladen",
     "sign_flip_p_value",
     "summarise_seeds",
     "t_interval",

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from lib.errors import UserError
-from lib.evaluation import identity_means
 from lib.statistics.bootstrap import (
     RESAMPLES,
     identity_weights,
@@ -30,29 +28,6 @@ class PairedComparison:
     difference: Interval
     p_value: float
     detectable: float
-
-
-def align(
-    first_values: ArrayLike, first_identity: ArrayLike, second_values: ArrayLike, second_identity: ArrayLike
-) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Per-identity means of two models from their per-image values.
-
-    Returns:
-        Means of the first and the second, (K,), and the identities (K,), ascending.
-
-    Raises:
-        UserError: unless both cover the same identities.
-    """
-    first, second = (
-        identity_means(torch.as_tensor(finite(values, "values")), torch.as_tensor(np.asarray(identity)))
-        for values, identity in ((first_values, first_identity), (second_values, second_identity))
-    )
-    if not torch.equal(first.identity, second.identity):
-        raise UserError(
-            f"paired comparison: expected the same identities, got {len(first.identity)} and "
-            f"{len(second.identity)} of which not all are common; attack the same people"
-        )
-    return first.mean.numpy(), second.mean.numpy(), first.identity.numpy()
 
 
 def compare_paired(

@@ -56,25 +56,3 @@ def mcnemar(first_correct: ArrayLike, second_correct: ArrayLike) -> McNemar:
     p_value = float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
     z = (b - c) / np.sqrt(b + c) if b + c else np.nan
     return McNemar(b, c, (b - c) / len(first), float(z), p_value)
-
-
-def rogan_gladen(observed: float, *, sensitivity: float, specificity: float) -> float:
-    """True rate behind the rate ``observed`` by an imperfect judge, (q + spec - 1) / (sens + spec - 1).
-
-    Not clipped to [0, 1]: outside values say that the judge's sensitivity or specificity, measured on
-    photographs, does not carry over to reconstructions.
-
-    Raises:
-        UserError: if a rate is outside [0, 1] or the judge is no better than chance.
-    """
-    if not all(0 <= rate <= 1 for rate in (observed, sensitivity, specificity)):
-        raise UserError(
-            f"Rogan-Gladen: expected rates in [0, 1], got {observed}, {sensitivity}, {specificity}; "
-            "use fractions"
-        )
-    if sensitivity + specificity <= 1:
-        raise UserError(
-            f"Rogan-Gladen: expected sensitivity + specificity > 1, got {sensitivity + specificity}; "
-            "this judge is no better than chance"
-        )
-    return (observed + specificity - 1) / (sensitivity + specificity - 1)
