@@ -163,6 +163,12 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     }
     book.invert(trials)
     curves = attack_report.budget_curves(trials)
+    attack_report.save_growth(book, curves, "test")
+    grown = results.load_curves("*growth__test", folder=results.output_dir(book.setup.name))
+    ends = {name: rows.iloc[-1]["growth"] for name, rows in curves.groupby("attack")}
+    assert len(grown) and all(grown["x"] >= attack_report.SAME)
+    for row in grown.itertuples():
+        assert row.value == pytest.approx(ends[f"{row.attack}, {row.prior}"].value, abs=1e-6)
     assert set(curves["attack"]) == {"ppa, eigenfaces"} and len(curves) == 2, "one budget makes no curve"
     first, last = curves.iloc[0], curves.iloc[1]
     assert first.passes < last.passes and first.growth is None

@@ -11,6 +11,7 @@ from lib import attacks, results, statistics
 from lib.attacks.referee.flags import GROWN
 from lib.plots import label
 from lib.reports.made import made
+from lib.reports.sweep import curve_row
 from lib.reports.tables import LEVEL, established, limits, percent, points
 from lib.reports.workbook import Workbook
 from lib.stages import success
@@ -53,7 +54,7 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     the model, paired by person, over the attack seeds that are ``shared``; None on NoDef), ``passes`` through the
     target and images through ``others`` (the prior, its critic, students) and ``seconds`` per person (on the machine
     that made them), ``memory_mb`` at its peak (on a CPU that of the process since it began: what ran before counts, so
-    it compares no attacks), the number of attack seeds."""
+    it compares no attacks), the number of attack ``seeds`` and the ``run`` under the first."""
     rows, grouped = [], groups(found)
     for (attack, prior, budget, defence), seeds in grouped.items():
         cost, undefended = seeds[0].cost, grouped.get((attack, prior, budget, "none"))
@@ -77,6 +78,7 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
                 "seconds": cost["seconds"],
                 "memory_mb": cost.get("peak_memory_mb", float("nan")),
                 "seeds": len(seeds),
+                "run": seeds[0].attack,
             }
         )
     return pd.DataFrame(rows)
@@ -84,30 +86,13 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
 
 def save(book: Workbook, table: pd.DataFrame, name: str) -> None:
     """The paired ``protection`` of every defended model as ``curves/<setup>__protection__<name>``."""
-    rows = [
-        {
-            "setup": book.setup.name,
-            "defence": row.defence,
-            "training_steps": None,
-            "prior": row.prior,
-            "attack": row.attack,
-            "budget": row.budget,
-            "training_seed": book.training_seeds[0],
-            "attack_seed": row.shared[0] if len(row.shared) == 1 else None,  # else a mean over them
-            "curve": "protection",
-            "x_name": "none",
-            "x": 0.0,
-            "metric": "privacy_gain",
-            "evaluator": "main",
-            "split": "",
-            "value": row.protection.difference.value,
-            "low": row.protection.difference.low,
-            "high": row.protection.difference.high,
-            "n": row.protection.difference.n,
-        }
-        for row in table.itertuples()
-        if row.protection is not None
-    ]
+    rows = []
+    for row in table[[found is not None for found in table["protection"]]].itertuples():
+        kept = curve_row(
+            row.run, "protection", row.protection.difference, metric="privacy_gain", evaluator="main"
+        )
+        several = len(row.shared) > 1
+        rows.append({**kept, "attack_seed": None if several else row.shared[0]})  # else a mean over them
     if rows:
         results.save_curves(rows, f"{book.setup.name}__protection__{name}")
 
@@ -165,8 +150,8 @@ def bars(table: pd.DataFrame) -> pd.DataFrame:
 
 def budget_curves(found: Sequence[Attack]) -> pd.DataFrame:
     """Of every attack that was run under two budgets or more, a row a budget: columns ``attack`` (with its prior),
-    ``passes`` per person, ``value, low, high`` of AttAcc by the main evaluator, and ``growth``, paired by person,
-    over the budget before it (None for the smallest)."""
+    ``passes`` per person, ``value, low, high`` of AttAcc by the main evaluator, ``growth``, paired by person, over the
+    budget before it (None for the smallest), and ``run``, its first seed."""
     series: dict[str, list[tuple[float, list[Outcome]]]] = {}
     for (attack, prior, _, _), seeds in groups(found).items():
         series.setdefault(f"{attack}, {prior}", []).append((success.passes(seeds), seeds))
@@ -178,8 +163,27 @@ def budget_curves(found: Sequence[Attack]) -> pd.DataFrame:
             growth = success.compare(seeds, before).difference if before else None
             value = {"value": interval.value, "low": interval.low, "high": interval.high}
             if len(steps) > 1:
-                rows.append({"attack": name, "passes": passes, **value, "growth": growth})
-    return pd.DataFrame(rows, columns=["attack", "passes", "value", "low", "high", "growth"])
+                run = seeds[0].attack
+                rows.append({"attack": name, "passes": passes, **value, "growth": growth, "run": run})
+    return pd.DataFrame(rows, columns=["attack", "passes", "value", "low", "high", "growth", "run"])
+
+
+def save_growth(book: Workbook, curves: pd.DataFrame, name: str) -> None:
+    """What the last step of every curve adds as ``curves/<setup>__growth__<name>``; x: how many times the passes before
+    it has, of those that spend more."""
+    rows = []
+    for _, points_of in curves.groupby("attack", sort=False):
+        last, times = points_of.iloc[-1], points_of["passes"].iloc[-1] / points_of["passes"].iloc[-2]
+        if times >= SAME:
+            about = {
+                "metric": "attack_accuracy_growth",
+                "evaluator": "main",
+                "x_name": "times_the_passes",
+                "x": times,
+            }
+            rows.append(curve_row(last["run"], "growth", last["growth"], **about))
+    if rows:
+        results.save_curves(rows, f"{book.setup.name}__growth__{name}")
 
 
 def growth_sentence(book: Workbook, curves: pd.DataFrame, *, white_box: bool) -> str:
