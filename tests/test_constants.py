@@ -29,8 +29,8 @@ DEFENCES = {
     "mid": "810090915d3af1fc",
     "negls": "3d3da7563f4299dc",
     "re": "7dd9b2e43330972c",
-    "tldmi": "e0ebbe946bc69057",
-    "trapmid": "428d87ebc0da733a",
+    "tldmi": "56ba00b03c7680e4",
+    "trapmid": "933689abe3c1e356",
     "tts": "c1a9f60af5e00a1b",
 }
 BUDGETS = {

@@ -130,6 +130,17 @@ def test_negative_smoothing_leaves_what_a_network_obeys_to_cross_entropy():
     torch.testing.assert_close(found[12:], F.cross_entropy(logits[12:], labels[12:], reduction="none"))
 
 
+def test_negative_smoothing_can_leave_the_traps_to_cross_entropy():
+    shared, apart = (
+        criterion_of(build(f"negls(-0.05,schedule=constant)+{text}"), SMALL, 2)
+        for text in ("trapmid(0.2)", "trapmid(0.2,trap_loss=cross_entropy)")
+    )
+    logits, labels = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3])
+    torch.testing.assert_close(apart(logits, labels)[:2], shared(logits, labels)[:2])
+    plain = F.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(apart(logits, labels)[2:], plain[2:])
+
+
 @pytest.mark.parametrize("text", ["trapmid(0.2)+mixup(1)", "atat(0.01)+cutmix(1)"])
 def test_mixing_behind_rows_that_are_weighed_is_refused(text):
     first, second = text.split("+")

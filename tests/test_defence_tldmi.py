@@ -164,6 +164,20 @@ def test_what_pre_training_learns_from_is_part_of_the_key(setup, tmp_path):
     assert targets.target_stage(setup, "none", 0, 1) == targets.target_stage(other, "none", 0, 1)
 
 
+def test_pre_training_erases_too_where_it_is_asked_to(setup):
+    text = "re(0.3,0.3)+tldmi(1,erased=true)"
+    trained = targets.target(setup, text, 0, 1)
+    config = targets._target_config(setup, trained.stage.params)
+    start = starts.pretraining_stage(setup, config, "target")
+    assert trained.stage.upstream[1:] == (start.key,) and start.params["defence"] == "re(0.3,0.3)"
+    assert store.find(start).meta["diagnostics"]["re(0.3,0.3).re_erased_area"] == pytest.approx(0.3, abs=0.03)
+    plain = targets.target_stage(setup, "re(0.3,0.3)+tldmi(1)", 0, 1)
+    assert plain.upstream[1:] != trained.stage.upstream[1:]
+    assert plain.upstream == targets.target_stage(setup, "tldmi(1)", 0, 1).upstream
+    with pytest.raises(UserError, match="expected an erasing defence beside it"):
+        targets.target(setup, "tldmi(1,erased=true)", 0, 1)
+
+
 def test_the_expected_time_counts_the_pre_training(setup, monkeypatch):
     monkeypatch.setattr(targets, "_seconds_per_step", lambda *_: 1.0)
     monkeypatch.setattr(targets, "_RATES", {})

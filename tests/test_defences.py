@@ -319,7 +319,8 @@ def test_a_network_of_other_constants_is_not_taken_for_one_of_these():
         "side": 0.3,
         "value": 0.2,
     }
-    for known in (None, now):
+    older = {"cutout": {"side": now["cutout"]["side"]}}  # made before the other constant was
+    for known in (None, now, older):
         assert same(
             package.restore(model.state_dict(), meta | {"constants": known}).state_dict(), model.state_dict()
         )

@@ -118,13 +118,14 @@ def restore(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Classifier:
         UserError: the constants of a defence have changed since; no stage key sees that.
     """
     text, overrides = meta.get("defence", "none"), meta.get("overrides")
-    now, then = resolved(text, overrides), meta.get("constants")
-    if then is not None and then != now:
-        name = next(name for name in now if then.get(name) != now[name])
-        raise UserError(
-            f"{text}: expected the constants of {name} that this network was trained with, {then.get(name)}, got "
-            f"{now[name]}; put {name}.yaml back, or remove the network with `python -m lib.run cache rm '{text}'`"
-        )
+    now, then = resolved(text, overrides), meta.get("constants") or {}
+    for name, values in then.items():  # an option that has come since was not there to be set
+        if changed := {key: value for key, value in values.items() if now[name].get(key) != value}:
+            raise UserError(
+                f"{text}: expected the constants of {name} that this network was trained with, {changed}, got "
+                f"{ {key: now[name].get(key) for key in changed} }; put {name}.yaml back, or remove the network with "
+                f"`python -m lib.run cache rm '{text}'`"
+            )
 
     def surgery(model: nn.Module) -> nn.Module:
         defences = build(text, overrides)

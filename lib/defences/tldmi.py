@@ -31,6 +31,7 @@ class TransferLearning(Defence):
         sets: the photos of pre-training: helper sets of the setup, of people who are not private.
         steps, learning_rate: of the pre-training, whose recipe is the target's otherwise.
         cosine: scale of the cosine head that it trains and throws away.
+        erased: whether an erasing defence beside it erases the photos of pre-training, too.
 
     Raises:
         UserError: for values out of range; when it meets a network with too few stages.
@@ -47,6 +48,7 @@ class TransferLearning(Defence):
         steps: int,
         learning_rate: float,
         cosine: float,
+        erased: bool,
     ) -> None:
         self.stages = whole("tldmi stages", stages, 1, usage="tldmi(2)")
         self.bn_frozen = word("tldmi bn_frozen", bn_frozen, BATCH_STATISTICS)
@@ -62,6 +64,8 @@ class TransferLearning(Defence):
             ),
             "cosine": number("tldmi cosine", cosine, 0, 1e3, usage="cosine=16", ends="(]"),
         }
+        if word("tldmi erased", erased, (True, False)):
+            self.pretraining["erased"] = True
         self._frozen: list[nn.Module] = []
         self._share = float("nan")
 

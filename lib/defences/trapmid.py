@@ -21,6 +21,7 @@ from lib.runtime import frozen
 from lib.training.interface import Defence, History, Recipe, View
 
 AUGMENTED = ("both", "trapped", "none")
+LOSSES = ("shared", "cross_entropy")
 
 
 class Trapdoors(Defence):
@@ -36,7 +37,8 @@ class Trapdoors(Defence):
     the number of steps. Trap labels are dealt, every class before one comes again (published: within an epoch), and
     may equal the true ones. D is published as a copy of f, pre-trained; on small images a net of four convolutions
     does. It has f's optimiser and learning rate, without the schedule. Another defence's criterion applies to both
-    halves, as in the published combination with NegLS, and the triggers' own loss stays cross-entropy.
+    halves, as in the published combination with NegLS (``trap_loss`` has its other variant), and the triggers' own loss
+    stays cross-entropy.
 
     Args:
         beta: weight of the trapped half, in (0, 1).
@@ -44,6 +46,7 @@ class Trapdoors(Defence):
         step: of the triggers, in (0, 1], pixels being in [0, 1].
         augmented: which halves A changes: ``both``, as published, where the undefended network went without A;
             ``trapped``: the photos have the recipe's augmentation only, as those of NoDef do; ``none``.
+        trap_loss: of the trapped half: ``shared``, another defence's criterion if there is one; ``cross_entropy``.
 
     Raises:
         UserError: for values out of range; when it meets another defence's batch.
@@ -51,11 +54,12 @@ class Trapdoors(Defence):
 
     cost = (2 + 6) / 3  # to the triggers, then twice the photos; the discriminator is small
 
-    def __init__(self, beta: float, *, blend: float, step: float, augmented: str) -> None:
+    def __init__(self, beta: float, *, blend: float, step: float, augmented: str, trap_loss: str) -> None:
         self.beta = number("trapmid beta", beta, 0, 1, usage="trapmid(0.2)", ends="()")
         self.blend = number("trapmid blend", blend, 0, 1, usage="blend=0.02", ends="(]")
         self.step = number("trapmid step", step, 0, 1, usage="step=0.01", ends="(]")
         self.augmented = word("trapmid augmented", augmented, AUGMENTED)
+        self.appends_cross_entropy = word("trapmid trap_loss", trap_loss, LOSSES) == "cross_entropy"
         self._trapped, self._told_apart = Mean(), Mean()
 
     def plan(self, recipe: Recipe) -> Recipe:

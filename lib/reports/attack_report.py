@@ -199,7 +199,7 @@ def growth_sentence(book: Workbook, curves: pd.DataFrame, *, white_box: bool) ->
         if last.growth.excludes(0):
             state = "finds less"
             if last.growth.low > 0:
-                state = "still grows" if last.growth.high > GROWN else "still grows, by little"
+                state = "still grows" if last.growth.value > GROWN else "still grows, by little"
         text.append(
             f"{name}: {state}, {points(last.growth)} for {times:.1f} times the {_asked(name.partition(',')[0])}"
         )

@@ -10,7 +10,7 @@ from torch import nn
 from lib import store
 from lib.data import Images
 from lib.data.world import World, data_stage
-from lib.defences import build
+from lib.defences import build, parse, spell
 from lib.errors import UserError
 from lib.models import build_classifier
 from lib.setups import NetworkConfig, Setup
@@ -19,11 +19,25 @@ from lib.training import Recipe
 
 
 def start_config(config: NetworkConfig) -> NetworkConfig:
-    """The pre-training that ``config.pretrained`` asks for: the same network with a cosine head."""
-    options = {key: value for key, value in config.pretrained.items() if key not in ("sets", "cosine")}
+    """The pre-training that ``config.pretrained`` asks for: the same network with a cosine head, and where it is
+    ``erased``, behind what of the defence erases.
+
+    Raises:
+        UserError: nothing of it does.
+    """
+    apart = ("sets", "cosine", "erased")
+    options = {key: value for key, value in config.pretrained.items() if key not in apart}
     network = {**config.network, "cosine": config.pretrained["cosine"]}
     recipe = {**config.recipe, **options, "label_smoothing": 0.0}
-    return NetworkConfig(network, recipe, seed=config.seed)
+    if not config.pretrained.get("erased"):
+        return NetworkConfig(network, recipe, seed=config.seed)
+    erasing = [term for term in parse(config.defence) if hasattr(build(spell([term]))[0], "law")]
+    if not erasing:
+        raise UserError(
+            f"{config.defence}: expected an erasing defence beside it, by which to erase the photos of pre-training, "
+            "got none; write re(0.1,0.4)+... or leave out erased=true"
+        )
+    return NetworkConfig(network, recipe, spell(erasing), seed=config.seed)
 
 
 def pretraining_stage(setup: Setup, config: NetworkConfig, role: str) -> Stage:
