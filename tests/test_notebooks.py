@@ -152,6 +152,16 @@ def test_smoke_copy_has_the_same_sources_and_was_executed(path):
     assert paths == [f"notebooks/{path.name}", f"results/smoke/{path.name}"]
 
 
+def test_no_copy_shows_what_a_library_says_to_the_error_stream():
+    noisy = [
+        path.relative_to(PUBLISHED).as_posix()
+        for path in PUBLISHED.glob("*/[0-9][0-9]_*.ipynb")
+        for cell in code_cells(path)
+        if any(output.get("name") == "stderr" for output in cell.outputs)
+    ]
+    assert noisy == [], "warnings, logs and progress are not results"
+
+
 def test_no_copy_without_a_notebook():
     copies = {p.name for p in (PUBLISHED / "smoke").glob("*.ipynb")}
     assert copies <= {p.name for p in SOURCES}

@@ -90,10 +90,10 @@ def _names(text: str, guilty: Sequence[str]) -> str:
     return f"{text} ({'; '.join(guilty)})" if guilty else ""
 
 
-def difference(first: Tensor | np.ndarray, second: Tensor | np.ndarray, *, tests: float = 1) -> Interval:
-    """First minus second, paired by identity, at 95 % for all ``tests`` together."""
+def difference(first: Tensor | np.ndarray, second: Tensor | np.ndarray, *, level: float = 0.95) -> Interval:
+    """First minus second, paired by identity."""
     values = (np.asarray(part, dtype=np.float64) for part in (first, second))
-    return statistics.compare_paired(*values, seed=SEED, level=1 - 0.05 / tests, flips=FLIPS).difference
+    return statistics.compare_paired(*values, seed=SEED, level=level, flips=FLIPS).difference
 
 
 def grows(
@@ -102,11 +102,11 @@ def grows(
     """First minus second, paired by identity, and whether it is more than :data:`GROWN`: so where it is measured to be
     and zero is excluded (at 95 % for all ``tests``), not so where it is not and more than :data:`ROOM` is excluded (at
     one-sided 95 % for each alone, because every one must be clear), else nobody knows."""
-    more = difference(first, second, tests=tests)
+    more = difference(first, second, level=1 - 0.05 / tests)
     left = 1 - float(np.asarray(second, dtype=np.float64).mean())  # nobody can leak more than everybody
     if more.value > GROWN:
         return more, True if more.low > 0 else None
-    most = min(left, difference(first, second, tests=0.5).high)
+    most = min(left, difference(first, second, level=0.9).high)
     return more, False if most <= ROOM else None
 
 

@@ -55,7 +55,7 @@ def evaluators_disagree(hits: Mapping[str, Tensor]) -> Flag:
     pairs = list(combinations(sorted(hits, key=means.get), 2))
     raised, gaps, shares = False, [], []
     for low, high in pairs:
-        gap = difference(hits[high].double(), hits[low].double(), tests=len(pairs))
+        gap = difference(hits[high].double(), hits[low].double(), level=1 - 0.05 / len(pairs))
         other = statistics.clustered_mean(
             (hits[high] != hits[low]).double(), people, seed=SEED, level=1 - 0.05 / len(pairs)
         )
