@@ -290,7 +290,7 @@ def _peak(setup: Setup, defence: str, photos: Images) -> float:
         held = torch.cuda.memory_allocated()
         _train(setup, defence, photos)
         return float(torch.cuda.max_memory_allocated() - held)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it would tell a page that it begins, and that there is no GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or every use says so on the page
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         _train(setup, defence, photos)
     # in their order; the public table of events has only what each operation allocated in all
