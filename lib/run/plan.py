@@ -119,7 +119,7 @@ def recorded(book: Workbook) -> list[Attack]:
         *robustness_report.models(book),
         *book.listed_attacks([*book.study.compared, *book.study.adaptive]),
         *referee_report.runs(book),
-        *referee_report.curve_runs(book),
+        *referee_report.curve_runs(book, book.study.referee_defences),
         *book.listed_attacks(book.study.curves, ["none"], book.compared_seeds[:1]),
     ]
 
