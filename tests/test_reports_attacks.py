@@ -150,7 +150,7 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     saved = results.load_curves("*protection*", folder=results.output_dir("tiny"))
     assert len(saved) == 3 and set(saved["defence"]) == {"re(0.1,0.4)"}
     assert saved["value"][0] == pytest.approx(defended["protection"].difference.value, abs=1e-6)
-    read = attack_report.shown(table, {"ppa"})
+    read = attack_report.shown(table, {("ppa", "eigenfaces", "headline")})
     assert {"gain over the start", "NoDef minus model"} <= set(read)
     assert set(read.loc["ppa", "constants"]) == {"settled"} and "by hand" in set(read["constants"])
     assert {"passes per person", "seconds per person", "peak MB of the process"} <= set(
@@ -198,7 +198,29 @@ def test_attacks_side_by_side(book: Workbook) -> None:
         "The judges are furthest apart on" in said
         and "settled on the throw-away target: none; by hand: " in said
     )
-    assert "every attack were settled" in attack_report.what_we_saw(large, table, set(table["attack"]))
+    assert "every attack were settled" in attack_report.what_we_saw(
+        large, table, set(zip(table["attack"], table["prior"], table["budget"], strict=True))
+    )
+
+
+def test_a_second_budget_of_an_attack_is_told_from_the_first(book: Workbook) -> None:
+    """Other constants: a row and a column of its own, and no point of the budget curve."""
+    lines = ["ppa eigenfaces headline", "gmi eigenfaces headline", "ppa eigenfaces quick"]
+    assert attack_report.main_lines(lines) == lines[:2]
+    study = dataclasses.replace(
+        book.study, compared=["ppa eigenfaces headline", "ppa eigenfaces quick"], curves=[]
+    )
+    both = dataclasses.replace(book, study=study)
+    assert {run.budget for run in attack_report.curve_runs(both, white_box=True)} == {"headline"}
+    found = attack_report.runs(both, white_box=True)
+    table = attack_report.comparison(found)
+    assert set(attack_report.bars(table)["attack"]) == {"ppa\neigenfaces\nheadline", "ppa\neigenfaces\nquick"}
+    assert len(attack_report.sheet(both, found, "none")["reconstructed"]) == 2
+    shown = attack_report.shown(table, {("ppa", "eigenfaces", "quick")}).reset_index()
+    assert dict(zip(shown["budget"], shown["constants"], strict=True)) == {
+        "headline": "by hand",
+        "quick": "settled",
+    }
 
 
 def test_the_plan_has_every_listed_attack(book: Workbook) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lib import attacks, plots, statistics
 from lib.plots import label
 from lib.plots.style import grid, legend_below
-from lib.reports.attack_report import Group, groups
+from lib.reports.attack_report import Group, groups, main_lines
 from lib.reports.made import made
 from lib.reports.tables import LEVEL, established, limits, p_value, percent, points
 from lib.reports.workbook import Workbook
@@ -54,7 +54,11 @@ def runs(book: Workbook) -> list[Attack]:
     """The study's adaptive attacks, with the plain attacks of all budgets that they are compared with."""
     adaptive = book.listed_attacks(book.study.adaptive)
     bases = {(attacks.get(run.attack).base, run.prior) for run in adaptive}
-    plain = [run for run in book.listed_attacks(book.study.compared) if (run.attack, run.prior) in bases]
+    plain = [
+        run
+        for run in book.listed_attacks(main_lines(book.study.compared))
+        if (run.attack, run.prior) in bases
+    ]
     return made(book, [*adaptive, *(run for run in plain if run not in adaptive)])
 
 

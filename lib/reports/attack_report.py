@@ -20,6 +20,7 @@ from lib.stages.inversion import Attack
 from lib.stages.success import Outcome
 
 Group = tuple[str, str, str, str]  # attack, prior, budget, defence
+Settled = tuple[str, str, str]  # attack, prior, budget
 OTHERS = ("synthesis", "critic", "student")  # counters of networks besides the target
 SAME = 1.05  # ratio of passes under which two budgets came to the same
 
@@ -31,8 +32,16 @@ def runs(book: Workbook, *, white_box: bool) -> list[Attack]:
 
 def curve_runs(book: Workbook, *, white_box: bool) -> list[Attack]:
     """The same attacks on NoDef under smaller budgets, and under the compared one, first attack seed."""
-    lines = [*book.study.curves, *book.study.compared]
+    lines = [*book.study.curves, *main_lines(book.study.compared)]
     return made(book, _seeing(book.listed_attacks(lines, ["none"], book.compared_seeds[:1]), white_box))
+
+
+def main_lines(lines: Sequence[str]) -> list[str]:
+    """Of lines "attack prior budget ..." the first of each attack and prior; further ones have other constants."""
+    first: dict[tuple[str, ...], str] = {}
+    for line in lines:
+        first.setdefault(tuple(line.split()[:2]), line)
+    return list(first.values())
 
 
 def _seeing(found: Sequence[Attack], gradients: bool) -> list[Attack]:
@@ -97,7 +106,7 @@ def save(book: Workbook, table: pd.DataFrame, name: str) -> None:
         results.save_curves(rows, f"{book.setup.name}__protection__{name}")
 
 
-def shown(table: pd.DataFrame, settled: Collection[str] = ()) -> pd.DataFrame:
+def shown(table: pd.DataFrame, settled: Collection[Settled] = ()) -> pd.DataFrame:
     """What every attack finds, as a person reads it; ``settled``: those whose grid of constants was tried whole."""
     rows = pd.DataFrame(
         {
@@ -105,7 +114,7 @@ def shown(table: pd.DataFrame, settled: Collection[str] = ()) -> pd.DataFrame:
             "prior": table["prior"],
             "model": table["model"],
             "budget": table["budget"],
-            "constants": ["settled" if name in settled else "by hand" for name in table["attack"]],
+            "constants": ["settled" if run in settled else "by hand" for run in _named(table)],
             "seeds": table["seeds"],
             "AttAcc, main": table["main"].map(percent),
             "panel majority": table["panel_majority"].map(percent),
@@ -140,12 +149,23 @@ def bars(table: pd.DataFrame) -> pd.DataFrame:
     """Columns value, low, high of the main evaluator, ``attack`` (with its prior), ``defence`` and ``passes``."""
     return pd.DataFrame(
         {
-            "attack": [f"{row.attack}\n{row.prior}" for row in table.itertuples()],
+            "attack": _titles([(row.attack, row.prior, row.budget) for row in table.itertuples()]),
             "defence": table["defence"],
             **limits(table["main"]),
             "passes": table["passes"],
         }
     )
+
+
+def _titles(named: Sequence[Settled]) -> list[str]:
+    """Attack and prior under one another, and the budget where that is needed to tell them apart."""
+    budgets: dict[tuple[str, str], set[str]] = {}
+    for attack, prior, budget in named:
+        budgets.setdefault((attack, prior), set()).add(budget)
+    return [
+        f"{attack}\n{prior}" + (f"\n{budget}" if len(budgets[attack, prior]) > 1 else "")
+        for attack, prior, budget in named
+    ]
 
 
 def budget_curves(found: Sequence[Attack]) -> pd.DataFrame:
@@ -216,8 +236,9 @@ def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, An
     of every attack on one model, marked by the main evaluator."""
     people = shown_people(len(book.world.train.names))
     reconstructed, marks = {}, {}
-    for (attack, prior, _, _), seeds in groups([run for run in found if run.defence == defence]).items():
-        name = f"{attack}\n{prior}".replace("_", "\n")
+    grouped = groups([run for run in found if run.defence == defence])
+    for title, seeds in zip(_titles([key[:3] for key in grouped]), grouped.values(), strict=True):
+        name = title.replace("_", "\n")
         reconstructed[name] = list(seeds[0].faces[:, None])
         marks[name] = seeds[0].hits["main"][people, :1].tolist()
     return {
@@ -242,7 +263,11 @@ def sheet_caption(sheet: dict[str, Any], defence: str) -> str:
     )
 
 
-def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[str] = ()) -> str:
+def _named(table: pd.DataFrame) -> list[Settled]:
+    return list(zip(table["attack"], table["prior"], table["budget"], strict=True))
+
+
+def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[Settled] = ()) -> str:
     """The attack that finds most on every model by two judges, against which of them a defence helps, and which
     do not beat their own prior samples; of which the constants were not ``settled``."""
     text = [_by_hand(table, settled)] if book.conclusive else []
@@ -278,13 +303,13 @@ def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[str] = 
     return "\n".join([*text, _unlike(table)])
 
 
-def _by_hand(table: pd.DataFrame, settled: Collection[str]) -> str:
+def _by_hand(table: pd.DataFrame, settled: Collection[Settled]) -> str:
     """Whose constants were not tried on the throw-away target."""
-    names = list(dict.fromkeys(table["attack"]))
-    left = [name for name in names if name not in settled]
+    runs = list(dict.fromkeys(_named(table)))
+    left = [" ".join(run) for run in runs if run not in settled]
     if not left:
         return "The constants of every attack were settled on the throw-away target.\n"
-    sure = ", ".join(name for name in names if name in settled) or "none"
+    sure = ", ".join(" ".join(run) for run in runs if run in settled) or "none"
     return (
         f"Constants settled on the throw-away target: {sure}; by hand: {', '.join(left)}, whose rows say what these "
         "constants find and not what the attack can do.\n"

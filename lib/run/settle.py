@@ -134,9 +134,10 @@ def coverage(setup: Setup) -> str:
     return f"{made}; missing: {left}." if left else f"{made}."
 
 
-def settled(setup: Setup) -> set[str]:
-    """The attacks of which the whole grid is tried."""
-    return {name for name, count in _missing(setup).items() if not count}
+def settled(setup: Setup) -> set[tuple[str, str, str]]:
+    """Attack, prior and budget of the grids that are tried whole; what has other constants was not settled by them."""
+    complete = [name for name, count in _missing(setup).items() if not count]
+    return {(name, *trials(setup, name)[:2]) for name in complete}
 
 
 def _missing(setup: Setup) -> dict[str, int]:
