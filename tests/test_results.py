@@ -319,6 +319,10 @@ def test_readme_tables_of_attacks_have_models_in_columns(tmp_path):
     assert "| attack | prior | AttAcc, main, `none` | AttAcc, main, `re(0.1,0.4)` |" in filled
     assert f"| `ppa` | {ROW['prior']} | 85.0 % [70.0, 95.0] | 50.0 %" in filled, "attack seeds are joined"
     assert "| `brep` |" in filled and filled.rstrip("<!-/ table>\n").endswith("| – |")
+    save_table([{**ROW, "budget": "longer"}], "longer", folder=tmp_path)
+    both = query.replace(f";brep/{ROW['prior']}/quick", f";ppa/{ROW['prior']}/longer")
+    filled = refresh(f"<!-- table: {both} --><!-- /table -->", folder=tmp_path)
+    assert f"| `ppa`, {ROW['budget']} |" in filled and "| `ppa`, longer |" in filled
     with pytest.raises(UserError, match="expected results of gmi"):
         refresh(f"<!-- table: {query.replace('brep', 'gmi')} --><!-- /table -->", folder=tmp_path)
 

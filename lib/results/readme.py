@@ -27,6 +27,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,7 +182,9 @@ def _table_of_attacks(filters: dict[str, str], metrics: list[str], saved: Saved)
     columns = [(column, model) for column in metrics for model in models]
     heads = [f"{_heading(column)}, `{model}`" for column, model in columns]
     lines = ["| attack | prior | " + " | ".join(heads) + " |", "|---" * (len(columns) + 2) + "|"]
-    for line in filters["attacks"].split(";"):
+    listed = filters["attacks"].split(";")
+    several = Counter(line.rpartition("/")[0] for line in listed)
+    for line in listed:
         names = line.split("/")
         if len(names) != 3:
             raise UserError(f"README table marker: expected attacks=attack/prior/budget;..., got {line!r}")
@@ -198,7 +201,8 @@ def _table_of_attacks(filters: dict[str, str], metrics: list[str], saved: Saved)
             cells.append("–" if rows.empty else _shown(rows.iloc[0], filters.get("show", "both")))
         if set(cells) == {"–"}:
             raise UserError(f"README table marker: expected results of {line}, got none; mend its name")
-        lines.append(f"| `{run['attack']}` | {run['prior'].replace('_', ' ')} | " + " | ".join(cells) + " |")
+        name = f"`{run['attack']}`" + (f", {run['budget']}" if several[line.rpartition("/")[0]] > 1 else "")
+        lines.append(f"| {name} | {run['prior'].replace('_', ' ')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

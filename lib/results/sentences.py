@@ -19,6 +19,7 @@ _NAMES = {
     "natural_accuracy": "natural accuracy",
     "attack_accuracy_top1": "AttAcc",
     "attack_accuracy_top5": "AttAcc top-5",
+    "attack_accuracy_growth": "AttAcc added",
     "attack_accuracy_top1_unselected": "AttAcc before selection",
     "verifier_match": "verifier match rate",
     "knn_distance": "KNN distance",
