@@ -99,6 +99,8 @@ def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
     none, first, second, both = sweep.points(
         book, [sweep.attack_on(book, d) for d in table["defence"]]
     ).attack[0]
+    shown = report.shown_interactions(found)
+    assert not shown.isna().any().any() and len(shown) == len(found)
     assert found["p"].iloc[0] == statistics.sign_flip_p_value(
         both - first - second + none, seed=measures.SEED
     )

@@ -171,8 +171,8 @@ def shown_interactions(table: pd.DataFrame) -> pd.DataFrame:
     }
     rows = {text: [points_text(interval) for interval in table[column]] for column, text in names.items()}
     rows |= {
-        "p of the interaction, Holm": table["p"].map(p_value),
-        "p of taking more than each, Holm": table["p over parts"].map(p_value),
+        "p of the interaction, Holm": list(map(p_value, table["p"])),
+        "p of taking more than each, Holm": list(map(p_value, table["p over parts"])),
     }
     return pd.DataFrame(rows, index=pd.Index(table["pair"].map(label), name="pair"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import math
 import os
@@ -290,6 +291,7 @@ def _peak(setup: Setup, defence: str, photos: Images) -> float:
         held = torch.cuda.memory_allocated()
         _train(setup, defence, photos)
         return float(torch.cuda.max_memory_allocated() - held)
+    gc.collect()  # what an earlier training left would be counted as freed
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or every use says so on the page
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         _train(setup, defence, photos)
