@@ -202,10 +202,9 @@ def side_by_side(
     ax.set_yticks(y, list(people))
     ax.xaxis.tick_top()
     centres = [x[a:b].mean() for a, b in zip(starts[:-1], starts[1:], strict=True)]
-    crowded = len(reconstructed) > 6  # headings would run into each other
-    ax.set_xticks(
-        centres, [heading, *reconstructed], fontweight="bold", fontsize="xx-small" if crowded else None
-    )
+    # else headings run into each other
+    size = None if len(reconstructed) <= 6 else "xx-small" if len(reconstructed) <= 9 else 5
+    ax.set_xticks(centres, [heading, *reconstructed], fontweight="bold", fontsize=size)
     if title:
         ax.set_title(title)
     if marks is not None:

@@ -267,26 +267,32 @@ def _named(table: pd.DataFrame) -> list[Settled]:
     return list(zip(table["attack"], table["prior"], table["budget"], strict=True))
 
 
+def _called(table: pd.DataFrame) -> dict[int, str]:
+    """Row to its attack in words: ``ppa with eigenfaces``, and the budget where that is needed."""
+    titles = [title.replace("\n", " with ", 1).replace("\n", ", ") for title in _titles(_named(table))]
+    return dict(zip(table.index, titles, strict=True))
+
+
 def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[Settled] = ()) -> str:
     """The attack that finds most on every model by two judges, against which of them a defence helps, and which
     do not beat their own prior samples; of which the constants were not ``settled``."""
     text = [_by_hand(table, settled)] if book.conclusive else []
-    corrected = _corrected(table)
+    corrected, called = _corrected(table), _called(table)
     for model, rows in table.groupby("model", sort=False):
         best, likest = (
             table.loc[max(rows.index, key=lambda i, judge=judge: rows[judge][i].value)]
             for judge in ("main", "verifier_match")
         )
         text.append(
-            f"- **{model}**: the main evaluator takes most for the person from {best.attack} ({best.prior}), "
+            f"- **{model}**: the main evaluator takes most for the person from {called[best.name]}, "
             f"{best.main.percent()}, for {best.passes:,.0f} {_asked(best.attack)} a person; "
-            f"the verifier, trained on other people, from {likest.attack} ({likest.prior}), "
+            f"the verifier, trained on other people, from {called[likest.name]}, "
             f"{likest.verifier_match.percent()}."
         )
         compared = rows[[found is not None for found in rows["protection"]]]
         if len(compared):
             text[-1] += (
-                f" Against NoDef, same attack and budget, by person: {_protection(compared, corrected)}."
+                f" Against NoDef, same attack and budget, by person: {_protection(compared, corrected, called)}."
             )
     if not book.conclusive:
         return "\n".join([*text, "", "**Too small to conclude.**"])
@@ -328,7 +334,7 @@ def _unlike(table: pd.DataFrame) -> str:
         return ""
     widest = max(rows.itertuples(), key=lambda row: row.main.value - row.verifier_match.value)
     return (
-        f"The judges are furthest apart on {widest.attack} ({widest.prior}) against NoDef: the main evaluator takes "
+        f"The judges are furthest apart on {_called(table)[widest.Index]} against NoDef: the main evaluator takes "
         f"{widest.main.percent()} for the person, the verifier {widest.verifier_match.percent()}; its faces in the "
         "sheet above show whether they are likenesses."
     )
@@ -341,7 +347,7 @@ def _corrected(table: pd.DataFrame) -> dict[int, float]:
     return dict(zip(compared.index, found, strict=True))
 
 
-def _protection(rows: pd.DataFrame, corrected: Mapping[int, float]) -> str:
+def _protection(rows: pd.DataFrame, corrected: Mapping[int, float], called: Mapping[int, str]) -> str:
     """Attacks by whether they find less on a defended model, by the interval and Holm's p."""
     kinds: dict[str, list[str]] = {"less is found by": [], "more by": [], "no difference established for": []}
     less, more, neither = kinds.values()
@@ -349,5 +355,5 @@ def _protection(rows: pd.DataFrame, corrected: Mapping[int, float]) -> str:
         found, kind = row.protection.difference, neither
         if established(found, corrected[row.Index]):
             kind = less if found.low > 0 else more
-        kind.append(f"{row.attack} with {row.prior} ({points(found)})")
+        kind.append(f"{called[row.Index]} ({points(found)})")
     return "; ".join(f"{words} {', '.join(names)}" for words, names in kinds.items() if names)
