@@ -166,9 +166,8 @@ def test_a_stored_network_answers_alike(tmp_path, monkeypatch, inference):
     answers = predict(trained.model, photos, device=CPU)[1]
     again = targets.target(setup, "mid(0.1)", 0, 1).model
     assert torch.equal(answers, predict(again, photos, device=CPU)[1])
-    copied = restore(
-        trained.model.state_dict(), {**trained.meta, "overrides": {"mid": {"inference": "mean"}}}
-    )
+    mean = {**trained.meta, "overrides": {"mid": {"inference": "mean"}}, "constants": None}
+    copied = restore(trained.model.state_dict(), mean)
     assert torch.equal(answers, predict(copied, photos, device=CPU)[1]) == (inference == "mean")
 
 
