@@ -244,9 +244,8 @@ def check_inputs(
 
     Raises:
         UserError: bad labels; a prior that is not of the ``kind`` (:func:`check_kind`), or a conditional one where any
-            is taken; prior and target of
-            different image sizes; a target or (with ``gradients``) a prior that no gradient passes through;
-            logits of a wrong shape or not finite.
+            is taken; prior and target of different image sizes; a target or (with ``gradients``) a prior that no
+            gradient passes through; logits of a wrong shape or not finite.
     """
     blind = hasattr(target, "ask")  # an oracle
     if gradients:

@@ -195,8 +195,8 @@ def _late_fall(
     least = errors * noise * np.sqrt(2 / part)
     if whole <= least:
         return 1.0, FALLING
-    if first:  # from the highest of its first steps: to move another thing shakes the image
-        whole = loss[:part].max() - loss[-part:].mean()
+    if first:
+        whole = loss[:part].mean() - loss[-part:].mean()
         if whole <= least:
             return 0.0, FALLING
     window = min(max(part, WINDOW), len(loss))
