@@ -64,7 +64,7 @@ class Access:
         """(B,): what an adapted target adds to the loss of the passes since the last call; 0 if nothing."""
         return self.target.terms() if hasattr(self.target, "terms") else 0.0
 
-    def run(self) -> list[Any]:
+    def signature(self) -> list[Any]:
         """What tells a run on these networks from one on others: ingredients, weights."""
         weights = digest(*self.target.state_dict().values(), *self.prior.state().values())
         return [*getattr(self.target, "ingredients", ()), weights]

@@ -56,7 +56,7 @@ def run_chunks(
     order = labels.argsort()
     ascending = labels[order]
     about = [name, dataclasses.asdict(budget), seed, ascending.tolist()]
-    fingerprint = json.dumps([*about, *access.run()] if checkpoint else about, sort_keys=True)
+    fingerprint = json.dumps([*about, *access.signature()] if checkpoint else about, sort_keys=True)
     state = _resume(checkpoint, fingerprint)
     access.begin(state and state["counts"])
     if state is None:

@@ -91,7 +91,7 @@ class OracleAccess(Access):
         self.counts = {"target_forward": 0, "target_backward": 0, "synthesis": 0, "critic": 0, "queries": 0}
         self._reset_peak()
 
-    def run(self) -> list[Any]:
+    def signature(self) -> list[Any]:
         return [digest(*self.prior.state().values())]  # of the target nothing is known
 
     def begin(self, counts: dict[str, int] | None) -> None:
