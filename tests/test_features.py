@@ -1,6 +1,7 @@
 """Closed forms and known answers of the feature-space analysis."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics import davies_bouldin_score, silhouette_score
@@ -107,6 +108,24 @@ def test_knn_distance_and_its_size_matching(rng):
     np.testing.assert_allclose(
         F.knn_distance(queries, references, k=2, size=5), np.mean(drawn, axis=0), rtol=0.06
     )
+
+
+def test_erasing_that_changes_nothing_has_no_distance_however_often_it_is_drawn(rng):
+    people, query = np.repeat(np.arange(40), 12), np.repeat(np.arange(40), 6)
+    private, others, unseen = (rng.normal(size=(len(who), 5)) for who in (people, people, query))
+    tables = {}
+    for draws in (1, 4):
+        erased = np.tile(others, (draws, 1)), np.tile(people, draws)
+        drawn = {
+            "private_train": (private, people),
+            "private_erased": erased,
+            "reconstructions": (unseen, query),
+        }
+        tables[draws] = F.distance_table(F.FeatureSets(drawn), defence="none")
+    pd.testing.assert_frame_equal(tables[1], tables[4], atol=1e-9)
+    vote = F.per_identity(tables[4], pair="reconstructions->erased_or_private", measure="nearest_set_vote")
+    energy = F.per_identity(tables[4], pair="reconstructions->private_erased", measure="energy_distance")
+    assert abs(vote.mean() - 0.5) < 0.06 and abs(energy.mean()) < 0.1
 
 
 def test_nearest_set_vote(rng):
@@ -278,6 +297,9 @@ def test_tsne_two_seeds(rng):
     assert not np.allclose(embeddings[0]["private_train"], embeddings[1]["private_train"])
 
 
+UNSEEN = ("private_held_out", "held_out_erased")
+
+
 def feature_sets(rng, *, at_erased: bool, factor: float = 1.0) -> F.FeatureSets:
     """Three people; erased features are shifted by 4, reconstructions follow them or the private ones."""
     count, width = 3, 5
@@ -293,6 +315,7 @@ def feature_sets(rng, *, at_erased: bool, factor: float = 1.0) -> F.FeatureSets:
             "private_train": draw(15, 0),
             "private_held_out": draw(5, 0),
             "private_erased": draw(45, shift),
+            "held_out_erased": draw(15, shift),
             "reconstructions": draw(8, shift if at_erased else 0),
             "prior_samples": (factor * 100 * rng.normal(size=(10, width)), np.full(10, -1)),
         }
@@ -309,6 +332,9 @@ def test_the_claim_is_read_from_the_numbers(rng, at_erased):
     assert len(distances) == 3 * len(F.MEASURES) and len(votes) == 3
     assert (distances < 0).all() if at_erased else (distances > 0).all()
     assert (votes > 0.3).all() if at_erased else (votes < -0.3).all()
+    middle = claims[claims["measure"] == "nearest_set_vote"]["private"]
+    ends = [F.per_identity(table, pair=f"{q}->erased_or_private", measure="nearest_set_vote") for q in UNSEEN]
+    np.testing.assert_allclose(middle, sum(ends) / 2)
     ratio = F.relative_distance(table)["ratio"]
     assert ratio.mean() > 1.7 if at_erased else 0.6 < ratio.mean() < 1.5
     leakage = F.scaled_leakage(table)

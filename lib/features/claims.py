@@ -4,6 +4,9 @@ Every function returns values aligned by identity; lib.statistics puts intervals
 identity.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -39,7 +42,9 @@ PAIRS = (
     ("prior_samples", "private_erased"),
 )
 REPEATED = {"private_erased": "private_train", "held_out_erased": "private_held_out"}
-"""Sets that may hold several draws of every photo of another, draw by draw."""
+"""Sets that may hold several draws of every photo of another, draw by draw. Draws of one photo lie near each other: as
+rows of one set they would make it look denser, and nearer to others, than its law is, so a measure is computed with one
+draw a photo and averaged over the draws."""
 VOTERS = ("reconstructions", "private_held_out", "held_out_erased", "prior_samples")
 
 
@@ -54,10 +59,10 @@ def distance_table(sets: FeatureSets, *, defence: str) -> pd.DataFrame:
     Pairs are ``query->reference``; rows exist where both sets have that identity (2 rows at least for MMD and
     energy distance). Measures: :data:`MEASURES` for each pair; ``knn_distance`` of
     ``other_classes->private_train``; ``nearest_set_vote`` of ``query->erased_or_private`` (share nearer to
-    erased), whose null is the held-out queries. The number of references is that of the smaller of
-    private_train and private_erased of the identity everywhere; one MMD bandwidth per identity; shifts are of the
-    means of every photo's erasing draws, which are not independent rows. Identities without reconstructions are left
-    out.
+    erased), whose null is the held-out queries. Means over the erasing draws (:data:`REPEATED`); shifts are of the
+    means of every photo's draws. The number of references is that of the smaller of private_train and a draw of
+    private_erased of the identity everywhere; one MMD bandwidth per identity. Identities without reconstructions are
+    left out.
     """
     names = ("reconstructions",) if "reconstructions" in sets else ()
     identities = sets.identities(*names)
@@ -74,48 +79,56 @@ def distance_table(sets: FeatureSets, *, defence: str) -> pd.DataFrame:
     for identity in identities.tolist():
         here = {name: sets.features(name, identity) for name in sets.sets}
         here = {name: features for name, features in here.items() if len(features)}
-        private, erased = here["private_train"], here.get("private_erased")
-        references = len(private) if erased is None else min(len(private), len(erased))
-        means = {
-            name: _by_photo(features, len(here[REPEATED[name]]))
-            if name in REPEATED and REPEATED[name] in here
-            else features
+        draws = {
+            name: _draws(features, len(here.get(REPEATED.get(name, name), features)))
             for name, features in here.items()
         }
-        balanced = [features[:references] for features in here.values()]
-        bandwidth = median_bandwidth(*balanced)
+        private, erased = here["private_train"], draws.get("private_erased")
+        references = len(private) if erased is None else min(len(private), len(erased[0]))
+        bandwidth = median_bandwidth(*(parts[0][:references] for parts in draws.values()))
+
+        def nearest(a: np.ndarray, b: np.ndarray, most: int = references) -> float:
+            return knn_distance(a, b, size=min(most, len(b))).mean() / squared_unit
+
         for query, reference in PAIRS:
             if query not in here or reference not in here:
                 continue
-            a, b = here[query], here[reference]
+            pair = draws[query], draws[reference]
+            means = [np.mean(parts, 0) for parts in pair]
             values = {
-                "squared_shift": squared_shift(means[query], means[reference], scale=scale),
-                "squared_mahalanobis_shift": squared_shift(
-                    means[query], means[reference], whitening=whitening
-                ),
-                "knn_distance": knn_distance(a, b, size=min(references, len(b))).mean() / squared_unit,
+                "squared_shift": squared_shift(*means, scale=scale),
+                "squared_mahalanobis_shift": squared_shift(*means, whitening=whitening),
+                "knn_distance": _over_draws(nearest, *pair),
             }
-            if min(len(a), len(b)) > 1:
-                values["mmd2"] = mmd2(a, b, bandwidth=bandwidth)
-                values["energy_distance"] = energy_distance(a, b, scale=scale)
+            if min(len(part) for parts in pair for part in parts) > 1:
+                values["mmd2"] = _over_draws(partial(mmd2, bandwidth=bandwidth), *pair)
+                values["energy_distance"] = _over_draws(partial(energy_distance, scale=scale), *pair)
             rows += [(identity, pair_name(query, reference), name, value) for name, value in values.items()]
         others = sets.others(identity)
         if len(others):
-            value = knn_distance(others, private, size=references).mean() / squared_unit
-            rows.append((identity, pair_name("other_classes", "private_train"), "knn_distance", value))
+            pair = pair_name("other_classes", "private_train")
+            rows.append((identity, pair, "knn_distance", nearest(others, private)))
         for query in VOTERS if erased is not None else ():
             if query in here:
-                value = nearest_set_vote(here[query], erased, private).mean()
+                value = _over_draws(
+                    lambda *three: nearest_set_vote(*three).mean(), draws[query], erased, [private]
+                )
                 rows.append((identity, pair_name(query, "erased_or_private"), "nearest_set_vote", value))
     table = pd.DataFrame(rows, columns=["identity", "pair", "measure", "value"])
     table.insert(1, "defence", defence)
     return table
 
 
-def _by_photo(features: np.ndarray, photos: int) -> np.ndarray:
-    """Mean features (photos, d) over the draws of every photo; the rows themselves where they are no whole draws."""
+def _draws(features: np.ndarray, photos: int) -> list[np.ndarray]:
+    """Of rows (draws * photos, d), draw by draw, every draw (photos, d); one part where they are no whole draws."""
     draws, rest = divmod(len(features), photos)
-    return features if rest else features.reshape(draws, photos, -1).mean(0)
+    return [features] if rest else list(features.reshape(draws, photos, -1))
+
+
+def _over_draws(measure: Callable[..., float], *sets: list[np.ndarray]) -> float:
+    """Mean of a measure over the draws of the sets; a set of one draw is compared with all of them."""
+    draws = max(map(len, sets))
+    return float(np.mean([measure(*(parts[i % len(parts)] for parts in sets)) for i in range(draws)]))
 
 
 def per_identity(table: pd.DataFrame, *, pair: str, measure: str) -> pd.Series:
@@ -137,7 +150,9 @@ def claim_differences(table: pd.DataFrame) -> pd.DataFrame:
 
     ``difference`` = D(reconstructions, erased) - D(reconstructions, private) for each of :data:`MEASURES`:
     negative where reconstructions lie nearer to erased than to private features. For ``nearest_set_vote`` the
-    two columns are the vote and one half: positive where they lie nearer to erased.
+    two columns are the vote and the middle between those of unseen clean and unseen erased photos, which are its scale:
+    positive where reconstructions are more like the erased ones. (A half is no null: unseen photos are farther from
+    either set than its own, so that those erased may vote for "clean".)
     """
     parts = []
     for defence, model in table.groupby("defence", sort=False):
@@ -147,10 +162,12 @@ def claim_differences(table: pd.DataFrame) -> pd.DataFrame:
                 "private": per_identity(model, pair="reconstructions->private_train", measure=measure),
             }
             parts.append(pd.DataFrame(columns).dropna().assign(defence=defence, measure=measure))
-        vote = per_identity(model, pair="reconstructions->erased_or_private", measure="nearest_set_vote")
-        parts.append(
-            pd.DataFrame({"erased": vote, "private": 0.5}).assign(defence=defence, measure="nearest_set_vote")
+        vote, clean, erased = (
+            per_identity(model, pair=pair_name(query, "erased_or_private"), measure="nearest_set_vote")
+            for query in ("reconstructions", "private_held_out", "held_out_erased")
         )
+        votes = pd.DataFrame({"erased": vote, "private": (clean + erased) / 2}).dropna()
+        parts.append(votes.assign(defence=defence, measure="nearest_set_vote"))
     result = pd.concat(parts).rename_axis("identity").reset_index()
     result["difference"] = result["erased"] - result["private"]
     return result[["identity", "defence", "measure", "erased", "private", "difference"]]

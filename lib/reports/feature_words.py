@@ -73,7 +73,7 @@ def _against_weaker(table: pd.DataFrame, measure: str, beyond: Interval) -> str:
 
 def _number(row: Any) -> str:
     names = {"away": "log ratio", "separated": row.measure.replace("_", " ")}
-    text = names.get(row.claim, "vote - ½" if row.claim == "towards" else "difference of votes")
+    text = names.get(row.claim, "vote minus middle" if row.claim == "towards" else "difference of votes")
     return f"{text} {_signed(row.interval)}"
 
 
