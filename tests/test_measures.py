@@ -1,12 +1,14 @@
 """Rows of results: what a number of the tables is computed from."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from lib.data import Images
 from lib.evaluation import squared_mmd
-from lib.stages import realism
+from lib.stages import realism, success
 from lib.stages.measures import _leakage, kept_index
 from lib.stages.realism import kid_by_identity
 from lib.stages.starts import merge
@@ -72,3 +74,16 @@ def test_merged_sets_keep_their_people_apart():
     two = Images(torch.ones(1, 3, 4, 4, dtype=torch.uint8), torch.tensor([0]), ["c"], ["3"])
     both = merge([one, two])
     assert both.labels.tolist() == [0, 1, 2] and both.names == ["a", "b", "c"] and len(both.files) == 3
+
+
+def test_attacks_are_compared_by_equally_many_images():
+    def outcome(hits: list[list[int]]) -> success.Outcome:
+        found = {"main": torch.tensor(hits, dtype=torch.bool)}
+        return success.Outcome(
+            SimpleNamespace(attack_seed=0), found, found, np.arange(3), torch.zeros(0), {}, []
+        )
+
+    two, four = outcome([[1, 0], [1, 0], [1, 0]]), outcome([[1, 1, 0, 0]] * 3)
+    assert two.per_person().mean() == four.per_person().mean() == 0.5
+    assert success.compare([four], [two]).difference.value == 0.5, "of the best two of both"
+    assert four.per_person(best=2).tolist() == [1, 1, 1] and success.fewest([two], [four]) == 2

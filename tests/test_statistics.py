@@ -109,6 +109,25 @@ def test_no_event_is_bounded_per_person_not_per_image():
     )
 
 
+def test_having_seen_an_event_does_not_lower_the_bound():
+    highs, lows = [], []
+    for events in range(4):  # of 62 people, one image of eight each
+        hits = np.zeros((62, 8))
+        hits[:events, 0] = 1
+        people = np.repeat(np.arange(62), 8)
+        highs.append(clustered_mean(hits.ravel(), people, seed=0).high)
+        lows.append(nested_mean(1 - hits.mean(1)[None], seed=0).low)
+    assert highs == sorted(highs) and lows == sorted(lows, reverse=True)
+    assert highs[0] == zero_event_bound(62) == 1 - lows[0]
+    far = clustered_mean(np.full(62, 0.001) + np.arange(62) / 1e6, np.arange(62), seed=0)
+    assert far.high < 0.002, "what is no share is left alone"
+
+
+def test_models_that_agree_on_everybody_could_still_differ():
+    found = compare_paired(np.ones(62), np.ones(62), seed=0)
+    assert found.difference.high == zero_event_bound(62) and 0.05 < found.detectable < 0.08
+
+
 def test_one_identity_gives_no_interval():
     alone = clustered_mean([0.0, 1.0], [4, 4], seed=0)
     assert alone.value == 0.5 and math.isnan(alone.low) and math.isnan(alone.high) and alone.n == 1

@@ -147,7 +147,10 @@ def _beyond(
         return None
     sides = success.paired(seeds, same, *control)
     people = set.intersection(*(set(side[0].people.tolist()) for side in sides))
-    values = [success.over_seeds(side, judge)[np.isin(side[0].people, sorted(people))] for side in sides]
+    best = success.fewest(*sides)
+    values = [
+        success.over_seeds(side, judge, best=best)[np.isin(side[0].people, sorted(people))] for side in sides
+    ]
     return statistics.interaction(*values, seed=measures.SEED)
 
 

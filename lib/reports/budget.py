@@ -121,7 +121,7 @@ def curve_sentence(book: Workbook, curve: pd.DataFrame) -> str:
     )
     text = (
         f"Preset {book.setup.name}: AttAcc of what is kept is {steps}. The last step adds "
-        f"{points(compared.difference)}, n = {compared.difference.n}"
+        f"{points(compared.difference)} to the best {success.fewest(largest, last)}, n = {compared.difference.n}"
     )
     if not book.conclusive:
         return f"{text}: too small to conclude."

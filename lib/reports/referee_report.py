@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -26,6 +25,7 @@ from lib.reports.workbook import Workbook
 from lib.runtime import device
 from lib.stages import inversion, measures, records, success, targets
 from lib.stages.inversion import Attack
+from lib.stages.success import Outcome
 from lib.statistics import Interval
 from lib.store import Stage
 
@@ -119,15 +119,18 @@ def curve_runs(book: Workbook, models: Sequence[str] = ()) -> list[Attack]:
 
 
 def _curves(book: Workbook, members: list[Attack]) -> dict[str, Curve]:
-    """Every member under all its budgets that were run on this model, first attack seed."""
+    """Every member under all its budgets that were run on this model, first attack seed, by equally many images."""
     model = members[0].defence
     first = [run for run in members if run.attack_seed == members[0].attack_seed]
     smaller = filter(success.is_there, [*curve_runs(book, [model]), *curve_attacks(book, model)])
     by_budget = {(_member(run).search, run.budget): run for run in [*smaller, *first]}
-    found: dict[str, list[tuple[float, np.ndarray]]] = {}
+    found: dict[str, list[Outcome]] = {}
     for (search, _), outcome in zip(by_budget, success.measure(list(by_budget.values())), strict=True):
-        found.setdefault(search, []).append((outcome.passes, outcome.per_person()))
-    return found
+        found.setdefault(search, []).append(outcome)
+    return {
+        search: [(one.passes, one.per_person(best=success.fewest(outcomes))) for one in outcomes]
+        for search, outcomes in found.items()
+    }
 
 
 def diagnostic(defence: str, training: Mapping[str, Any], overrides: Overrides) -> Diagnostic:

@@ -310,10 +310,17 @@ def _together(book: Workbook, rows: pd.DataFrame) -> str:
         side = "open" if not advantage.excludes(0) else "helps" if advantage.value > 0 else "hurts"
         sides[side].append(judge.replace("_", " "))
     if sides["helps"] and sides["hurts"]:
-        return " **The judges disagree.**"
+        return f" **The judges disagree, {_here(book)}.**"
     (side,) = [name for name in ("helps", "hurts") if sides[name]] or ["open"]
     if side == "open":
         return " **Not established by any judge.**"
     if not sides["open"]:
-        return " **Holds by every judge.**"
-    return f" **Established by {', '.join(sides[side])}; not by {', '.join(sides['open'])}.**"
+        return f" **Holds by every judge, {_here(book)}.**"
+    return f" **Established by {', '.join(sides[side])}; not by {', '.join(sides['open'])}, {_here(book)}.**"
+
+
+def _here(book: Workbook) -> str:
+    """Of what trainings a verdict is: an interval that resamples few of them says little of others."""
+    seeds = len(book.training_seeds)
+    trainings = "this one training" if seeds == 1 else f"these {seeds} trainings"
+    return f"of {trainings}, against one run of NoDef's frontier"

@@ -325,7 +325,8 @@ def cost_caption(book: Workbook, cost: pd.DataFrame) -> str:
     small = "" if book.conclusive else " Too small to conclude."
     return (
         f"Preset {book.setup.name}: {photos} test photos of {people} people, {len(book.training_seeds)} training "
-        f"seed(s), paired with NoDef; 95 % intervals over people; hollow where nothing is established.{small}"
+        "seed(s), paired with NoDef; 95 % intervals over people and these seeds; hollow where nothing is "
+        f"established.{small}"
     )
 
 

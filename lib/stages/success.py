@@ -29,7 +29,8 @@ class Outcome:
 
     Attributes:
         hits: judge (every evaluator, ``panel_majority``, ``panel_unanimous``, ``verifier``) to (K, m) bool: which
-            kept reconstructions it takes for the person; people in ascending order.
+            kept reconstructions it takes for the person, those first that the target likes most; people in ascending
+            order.
         before: the same of the prior samples that they began as.
         people: (K,) the identities attacked, ascending.
         faces: (k, 3, S, S) in [0, 1]: of the :func:`lib.stages.exhibits.shown_people`, the reconstruction that the
@@ -49,9 +50,14 @@ class Outcome:
     def passes(self) -> float:
         return passes_of(self.cost)
 
-    def per_person(self, judge: str = "main") -> np.ndarray:
-        """(K,) share of each person's kept reconstructions."""
-        return _shares(self.hits[judge])
+    @property
+    def kept(self) -> int:
+        """Reconstructions of each person, m."""
+        return next(iter(self.hits.values())).shape[1]
+
+    def per_person(self, judge: str = "main", *, best: int | None = None) -> np.ndarray:
+        """(K,) share of each person's kept reconstructions, or of those ``best`` ones that the target likes most."""
+        return _shares(self.hits[judge][:, :best])
 
     def per_person_before(self, judge: str = "main") -> np.ndarray:
         """(K,) share of the prior samples they began as."""
@@ -143,9 +149,15 @@ def passes_of(cost: dict[str, float]) -> float:
 # --- over the attack seeds of one model and attack -----------------------------------------------------
 
 
-def over_seeds(outcomes: Sequence[Outcome], judge: str = "main") -> np.ndarray:
-    """(K,) mean over attack seeds."""
-    return np.stack([outcome.per_person(judge) for outcome in outcomes]).mean(0)
+def over_seeds(outcomes: Sequence[Outcome], judge: str = "main", *, best: int | None = None) -> np.ndarray:
+    """(K,) mean over attack seeds, of what is kept or of the ``best`` of it."""
+    return np.stack([outcome.per_person(judge, best=best) for outcome in outcomes]).mean(0)
+
+
+def fewest(*sides: Sequence[Outcome]) -> int:
+    """How many reconstructions of a person all sides have: the more an attack keeps, the worse is the last of them, so
+    that attacks and budgets are compared by equally many (metrics specification, section 1)."""
+    return min(outcome.kept for side in sides for outcome in side)
 
 
 def mean(outcomes: Sequence[Outcome], judge: str = "main", *, people: np.ndarray | None = None) -> Interval:
@@ -168,11 +180,14 @@ def paired(*sides: Sequence[Outcome]) -> list[list[Outcome]]:
 
 
 def compare(first: Sequence[Outcome], second: Sequence[Outcome], judge: str = "main") -> PairedComparison:
-    """First minus second, paired by person, over the people that both attack (one may attack fewer) and, where there
-    are such, the attack seeds that both have."""
+    """First minus second, paired by person, over the people that both attack (one may attack fewer), the best of what
+    both keep and, where there are such, the attack seeds that both have."""
     first, second = paired(first, second)
+    best = fewest(first, second)
     both = [np.isin(a[0].people, b[0].people) for a, b in ((first, second), (second, first))]
-    values = (over_seeds(side, judge)[kept] for side, kept in zip((first, second), both, strict=True))
+    values = (
+        over_seeds(side, judge, best=best)[kept] for side, kept in zip((first, second), both, strict=True)
+    )
     return statistics.compare_paired(*values, seed=measures.SEED)
 
 

@@ -64,8 +64,7 @@ def clustered_mean(
 ) -> Interval:
     """Mean of per-image values with an interval that resamples identities and keeps all their images.
 
-    If all values are 0, or all are 1, resampling sees no variation; the limit away from the value is then
-    the exact :func:`zero_event_bound` per identity.
+    Of shares, resampling hardly sees what is rare; see :func:`share_interval`.
 
     Args:
         values: (N,) per image: hits, distances. identity: (N,) integers.
@@ -84,13 +83,25 @@ def clustered_mean(
     mean, count = means.mean.numpy(), means.count.numpy().astype(np.float64)
     share = np.ones_like(count) if average == "macro" else count
     value, people = float((share * mean).sum() / share.sum()), len(mean)
-    if (mean == mean[0]).all() and mean[0] in (0.0, 1.0):
-        bound = zero_event_bound(people, level=level)
-        return Interval(value, *((0.0, bound) if value == 0 else (1 - bound, 1.0)), people)
     weights = identity_weights(people, resamples, np.random.default_rng(seed))
     samples = weights @ (share * mean) / (weights @ share)
     samples = samples.clip(mean.min(), mean.max())  # rounding must not leave [0, 1]
-    return percentile_interval(value, samples, n=people, level=level)
+    return share_interval(percentile_interval(value, samples, n=people, level=level), mean, level=level)
+
+
+def share_interval(found: Interval, values: ArrayLike, *, level: float = 0.95) -> Interval:
+    """Widen the interval of a mean of shares where resampling is too sure: near 0 and 1.
+
+    Where most ``values`` (of people, any shape) are exactly 0, no upper limit is below the :func:`zero_event_bound`,
+    which holds when all are 0: to have seen an event must not lower it; and alike at 1. Other values are left alone.
+    """
+    values, bound = np.asarray(values), zero_event_bound(found.n, level=level)
+    low, high = found.low, found.high
+    if (values == 0).mean() > 0.5:
+        low, high = np.fmax(low, 0.0), np.fmax(high, bound)
+    if (values == 1).mean() > 0.5:
+        low, high = np.fmin(low, 1 - bound), np.fmin(high, 1.0)
+    return Interval(found.value, float(low), float(high), found.n)
 
 
 def clustered_statistic(
@@ -160,8 +171,8 @@ def nested_mean(
 
     All seeds attack the same people, so one draw of people serves every seed of a resample: independent
     draws would average identity variance away. With five seeds or fewer the share of the seeds is
-    underestimated; print :func:`lib.statistics.t_interval` of the seed means beside it. All 0 or all 1:
-    see :func:`clustered_mean`.
+    underestimated; print :func:`lib.statistics.t_interval` of the seed means beside it. Of shares see
+    :func:`share_interval`.
 
     Args:
         values: (S, K) mean of each identity under each seed.
@@ -174,15 +185,13 @@ def nested_mean(
     values = finite(values, "values", ndim=2)
     seeds, people = values.shape
     share = photo_share(photos, people)
-    if (values == values.flat[0]).all() and values.flat[0] in (0.0, 1.0):
-        value, bound = float(values.flat[0]), zero_event_bound(people, level=level)
-        return Interval(value, *((0.0, bound) if value == 0 else (1 - bound, 1.0)), people)
     rng = np.random.default_rng(seed)
     outer = identity_weights(seeds, resamples, rng)
     inner = identity_weights(people, resamples, rng)
     samples = ((inner @ (share * values).T) * outer).sum(1) / (seeds * (inner @ share))
     samples = samples.clip(values.min(), values.max())  # rounding must not leave [0, 1]
-    return percentile_interval(float((values @ share).mean() / people), samples, n=people, level=level)
+    found = percentile_interval(float((values @ share).mean() / people), samples, n=people, level=level)
+    return share_interval(found, values, level=level)
 
 
 def photo_share(photos: ArrayLike | None, people: int) -> Floats:

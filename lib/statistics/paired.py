@@ -75,8 +75,8 @@ def compare_paired(
     detectable = float("nan")
     if people > 1:
         of_people = float(difference.std(ddof=1) / np.sqrt(people))
-        one_seed = len(first) == len(second) == 1
-        error = of_people if one_seed else max(of_people, interval.standard_error(level=level))
+        people_alone = len(first) == len(second) == 1 and of_people > 0
+        error = of_people if people_alone else max(of_people, interval.standard_error(level=level))
         detectable = detectable_difference(error, degrees=people - 1, level=level)
     return PairedComparison(interval, sign_flip_p_value(difference, seed=seed, flips=flips), detectable)
 
