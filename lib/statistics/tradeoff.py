@@ -150,6 +150,8 @@ def matched_loss(
 ) -> list[Matched]:
     """AttAcc of a defence's sweep at NoDef's natural accuracy minus each loss (fractions: 0.01 = one point).
 
+    The best qualifying member counts: with NoDef among them the gain over it is never negative, whatever the sweep.
+
     Args:
         defence: the strength sweep (include NoDef as strength 0 if it counts). nodef: one model.
 
