@@ -469,6 +469,13 @@ def test_budgets_grow_and_equal_ones_count_once(book, measured):
     assert list(table.index) == [("ppa", "eigenfaces", "sweep", model) for model in models]
 
 
+def test_the_feature_report_of_a_partial_book_is_of_what_is_there(book, space):
+    asked = replace(book, partial=True, defences=(*book.defences, "fe(0.3)"), training_seeds=(0, 7))
+    found = feature_report.feature_report(asked)
+    assert found.book.defences == book.defences and found.book.training_seeds == (0,)
+    pd.testing.assert_frame_equal(found.distances, space.distances)
+
+
 def test_the_feature_report_measures_claims_and_says_too_small(book, space):
     report = space
     assert set(report.sets) == {("re(0.1,0.4)", "re(0.1,0.4)"), ("none", "re(0.1,0.4)")}

@@ -4,7 +4,7 @@ stay separated? Numbers of every model with intervals over identities, and words
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from lib.models.classifier import Cosine
 from lib.plots import label
 from lib.reports.budget import curve_attacks
 from lib.reports.feature_sets import feature_sets
+from lib.reports.made import made
 from lib.reports.workbook import Workbook
-from lib.stages import inversion, measures
+from lib.stages import inversion, measures, success
 from lib.statistics import Interval
 
 PRIMARY = {"towards": "nearest_set_vote", "away": "knn_distance", "separated": "logit_margin"}
@@ -85,7 +86,9 @@ class FeatureReport:
 
 
 def feature_report(book: Workbook) -> FeatureReport:
-    """Measure every model of the run on every training seed, and save its rows."""
+    """Measure every model of the run on every training seed, and save its rows; of a partial book those that are
+    there, on the training seeds that all of them have."""
+    book = _there(book)
     if not set(book.defences) - {"none"}:
         raise UserError("feature space: expected a defence besides none to compare with; add one to defences")
     laws = erasing_defences(book) or [DEFAULT_LAW]
@@ -110,6 +113,21 @@ def feature_report(book: Workbook) -> FeatureReport:
     report = FeatureReport(book, sets, *tables)
     _save(report)
     return report
+
+
+def _there(book: Workbook) -> Workbook:
+    """The book of what is made: the models with a network and reconstructions of it under the first training seed."""
+    listed = [book.attack(name, seed) for name in book.defences for seed in book.training_seeds]
+    found = made(book, listed, success.has_images, "reconstructions of")
+    seeds = {
+        seed: {run.defence for run in found if run.training_seed == seed} for seed in book.training_seeds
+    }
+    models = seeds[book.training_seeds[0]]
+    return replace(
+        book,
+        defences=tuple(name for name in book.defences if book.attack(name).defence in models),
+        training_seeds=tuple(seed for seed, known in seeds.items() if known >= models),
+    )
 
 
 def _separation(book: Workbook, defence: str, seed: int) -> pd.DataFrame:

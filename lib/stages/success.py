@@ -80,6 +80,12 @@ def is_there(attack: Attack) -> bool:
     return store.exists(stage(attack)) or store.exists(made)
 
 
+def has_images(attack: Attack) -> bool:
+    """Whether the reconstructions are there, and the network they are of."""
+    target = attack.target_stage()
+    return store.exists(target) and store.exists(inversion.reconstruction_stage(attack, target))
+
+
 def _outcome(attack: Attack) -> Outcome:
     found = store.get(stage(attack), lambda _: _record(attack))
     parts: dict[str, dict[str, Tensor]] = {"hits": {}, "before": {}}
