@@ -265,8 +265,12 @@ def growth_sentence(book: Workbook, curves: pd.DataFrame, *, white_box: bool) ->
         text.append(f"under one budget alone: {'; '.join(alone)}")
     if not book.conclusive:
         return "; ".join(text) + ". **Too small to conclude.**"
-    floor = f" Weaker under the largest budget than under the one below it, so that its rows are a floor: {'; '.join(weaker)}."
-    return "; ".join(text) + "." + (floor if weaker else "")
+    if weaker:
+        text[-1] += (
+            f". Weaker under the largest budget than under the one below it, so that its rows are a floor: "
+            f"{'; '.join(weaker)}"
+        )
+    return "; ".join(text) + "."
 
 
 def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, Any]:

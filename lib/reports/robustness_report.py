@@ -228,7 +228,7 @@ def hidden(book: Workbook) -> str:
             text.append(f"{label(attack.defence)} hides the whole pattern {', '.join(shares)}")
     if not text:
         return "None of these models erases."
-    return f"Of {DRAWS:,} draws, {'; '.join(text)}. Every other photo that carries the pattern still shows some of it."
+    return f"Of {DRAWS:,} draws {'; '.join(text)}. In all others some of it is seen."
 
 
 def backdoor_caption(book: Workbook) -> str:

@@ -112,6 +112,12 @@ def p_value(p: float | None) -> str:
     return "" if p is None or p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def holms(p: float) -> str:
+    """In a sentence: ``Holm's p = 0.012``."""
+    text = p_value(p)
+    return f"Holm's p {text if text.startswith('<') else f'= {text}'}"
+
+
 def seed_points(seeds: SeedSummary) -> str:
     """Every training seed's mean of a fraction, and Student's interval over them where there are several:
     ``91.4, 92.1 % (t: 87.3 to 96.2)``, cut off at 0 and 100 %."""
