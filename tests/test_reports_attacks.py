@@ -17,7 +17,7 @@ from lib.attacks.ppa import PpaBudget
 from lib.attacks.referee import Entry, combine
 from lib.erasing import ErasingLaw
 from lib.errors import UserError
-from lib.reports import adaptive_report, attack_report, referee_report
+from lib.reports import adaptive_report, attack_report, referee_checks, referee_report
 from lib.reports.workbook import Workbook, open_workbook
 from lib.run import settle
 from lib.run.plan import plan
@@ -368,6 +368,13 @@ def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.Mon
     again = referee_report.verdicts(book)
     assert again["none"].sentence() == found["none"].sentence()
     assert list(found) == ["none", "re(0.1,0.4)"]
+    assert referee_checks.counted_again(book, found)
+    off = dataclasses.replace(found["none"], accuracy=Interval(0.123, 0.0, 1.0, 3))
+    assert not referee_checks.counted_again(book, found | {"none": off})
+    assert referee_checks.notices_a_missing_seed(book)
+    with monkeypatch.context() as blind:
+        blind.setattr("lib.attacks.referee.flags.SEEDS", 1)
+        assert not referee_checks.notices_a_missing_seed(book)
     verdict = found["re(0.1,0.4)"]
     assert len(verdict.members) == 3 and verdict.members["chosen"].sum() == verdict.accuracy.n == 3
     states = {flag.name: flag for flag in verdict.flags}

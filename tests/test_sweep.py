@@ -348,8 +348,8 @@ def test_the_figure_joins_a_family_from_nodef_on() -> None:
     for side in ("natural", "attack"):
         table[f"{side}_low"], table[f"{side}_high"] = table[side] - 0.1, table[side] + 0.05
     ax = draw(table)
-    (joined,) = [line.get_xdata().tolist() for line in ax.lines[1:] if len(line.get_xdata()) > 1]
+    (joined,) = [line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata()) == 3]
     assert joined == [0.9, 0.9, 0.88], "by strength, from NoDef"
     (ring,) = [c for c in ax.collections if isinstance(c, PathCollection)]
     assert ring.get_offsets()[0].tolist() == [0.88, 0.5]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["RE", "NoDef"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["NoDef", "RE"]
