@@ -27,7 +27,7 @@ from lib.statistics import Interval
 
 NEAR = 1.15  # ratio of passes up to which two budgets are called equal
 NEARLY = f"at most {100 * (NEAR - 1):.0f} % more or fewer"
-BEYOND = f"more than on NoDef, under the law of {label(CONTROL)}"  # head of the column
+BEYOND = f"more than on NoDef, attacked with the law of {label(CONTROL)}"  # head of the column
 
 
 class Judge(NamedTuple):
