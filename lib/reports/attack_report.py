@@ -55,7 +55,8 @@ def some(book: Workbook, found: list[Attack]) -> list[Attack]:
 def described(book: Workbook, *, white_box: bool) -> pd.DataFrame:
     """The compared attacks, in the words that their files begin with: name in full, paper, what they see."""
     rows = []
-    for name in dict.fromkeys(run.attack for run in runs(book, white_box=white_box)):
+    listed = some(book, _seeing(book.listed_attacks(book.study.compared), white_box))
+    for name in dict.fromkeys(run.attack for run in listed):
         method = attacks.get(name)
         full, paper = re.fullmatch(r"([^(]*)(?:\(([^)]*)\).*)?", method.about).groups()
         rows.append(
@@ -355,7 +356,8 @@ def _answer(table: pd.DataFrame, corrected: Mapping[int, float], called: Mapping
     if len(undefended):
         order = sorted(undefended.itertuples(), key=lambda row: row.main.value)
         least, most = (
-            f"{row.main.percent(count=False)} ({called[row.Index]})" for row in (order[0], order[-1])
+            f"{row.main.percent(count=False)} ({called[row.Index]}, {row.passes:,.0f} {_asked(row.attack)} a person)"
+            for row in (order[0], order[-1])
         )
         text = f"On NoDef the main evaluator takes from {least} to {most} of the reconstructions for the person. "
     if corrected:

@@ -228,8 +228,8 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
     if not book.conclusive:
         return "\n".join([*text, "", "**Too small to conclude.**"])
     answer = (
-        f"**Of {len(table)} pairs {ahead} are established to take more from the attack than either part alone, and "
-        f"{apart} to take another amount than the sum of both.**"
+        f"**Pairs established to take more from the attack than either part alone: {ahead} of {len(table)}; to take "
+        f"another amount than the sum of both: {apart}.**"
     )
     seeds = (
         f"{rule('the pairs')} One training seed: intervals are over people alone, so chance in training is in every "

@@ -334,8 +334,8 @@ def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, 
     )
     better, worse = better + len(harder), worse + len(easier)
     answer = (
-        f"**Of {asked} comparisons of a defended model with NoDef {better} are established in its favour and {worse} "
-        "against it.**\n\n"
+        f"**Of {asked} comparisons of a defended model with NoDef these are established: in its favour {better}, "
+        f"against it {worse}.**\n\n"
     )
     return (answer if asked else "") + "\n".join(f"- {line}" for line in text)
 
