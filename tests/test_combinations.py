@@ -127,6 +127,11 @@ def test_the_words_follow_the_numbers(book: Workbook) -> None:
         pd.DataFrame([row | {"main over second": row["main over first"], "p": 0.2, "p over parts": 0.06}]),
     )
     assert "not established to differ from their sum" in many and "not established to take more" in many
+    large = dataclasses.replace(book)
+    vars(large)["conclusive"] = True  # whatever its few people
+    two = [row | {"main over second": over} for over in (row["main over first"], unsure)]
+    said = report.what_we_saw(large, pd.DataFrame(two))
+    assert "either part alone: 1 of 2; to take another amount than the sum of both: 2.**" in said
 
 
 def test_only_pairs_are_combined(book: Workbook) -> None:

@@ -12,7 +12,7 @@ import torch  # noqa: E402
 
 from lib import plots as P  # noqa: E402
 from lib.errors import UserError  # noqa: E402
-from lib.plots.style import DEFENCES, MARKERS, SETS, interval_errors  # noqa: E402
+from lib.plots.style import DEFENCES, FAMILIES, MARKERS, OTHERS, SETS, family_styles, interval_errors  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,23 @@ def test_order_and_styles_are_fixed():
     assert len({(look.colour, look.marker) for look in looks.values()}) == len(crowd)
     known = [(look.colour, look.marker, look.filled) for look in DEFENCES.values()]
     assert len(set(known)) == len(known)
+
+
+def test_series_of_a_figure_can_be_told_apart():
+    attacks = P.set_styles([f"attack {i}" for i in range(len(OTHERS))])
+    assert len({look.colour for look in attacks.values()}) == len(OTHERS)
+    assert len({colour for colour, _ in FAMILIES.values()}) == len(FAMILIES) - 1, "two controls share one"
+    pairs = ["re(0.1,0.4)+negls(-0.05)", "re(0.1,0.4)+rolss", "negls(-0.05)+rolss", "negls(-0.05)", "none"]
+    assert len({look.colour for look in P.styles(pairs).values()}) == len(pairs)
+    families = family_styles(
+        {"NoDef, weaker": "early(0.8)", "RE": "re(0.1,0.8)", "LS": "ls(0.1)", "x": "zap(1)"}
+    )
+    assert (
+        families["RE"].colour == FAMILIES["re"][0]
+        and families["LS"].colour == P.styles(["ls(0.3)"])["ls(0.3)"].colour
+    )
+    assert not families["NoDef, weaker"].filled and families["RE"].filled
+    assert len({look.marker for look in families.values()}) == 4
 
 
 def test_set_styles_keep_known_sets_and_take_new_ones():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from lib.attacks.ppa import PpaBudget
 from lib.attacks.referee import Entry, combine
 from lib.erasing import ErasingLaw
 from lib.errors import UserError
-from lib.reports import adaptive_report, attack_report, referee_report
+from lib.reports import adaptive_report, attack_report, referee_checks, referee_report
 from lib.reports.workbook import Workbook, open_workbook
 from lib.run import settle
 from lib.run.plan import plan
@@ -152,7 +153,7 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     assert saved["value"][0] == pytest.approx(defended["protection"].difference.value, abs=1e-6)
     read = attack_report.shown(table, {("ppa", "eigenfaces", "headline")})
     assert {"gain over the start", "NoDef minus model"} <= set(read)
-    assert set(read.loc["ppa", "constants"]) == {"settled"} and "by hand" in set(read["constants"])
+    assert set(read.loc["ppa", "constants"]) == {"from a grid"} and "by hand" in set(read["constants"])
     assert {"passes per person", "seconds per person", "peak MB of the process"} <= set(
         attack_report.costs(table)
     )
@@ -185,22 +186,67 @@ def test_attacks_side_by_side(book: Workbook) -> None:
         assert word in attack_report.growth_sentence(
             book, curves.assign(growth=[None, growth]), white_box=True
         )
+    weaker = curves.assign(growth=[None, words["finds less"]])
+    large = dataclasses.replace(book)
+    vars(large)["conclusive"] = True  # whatever its few people
+    said = attack_report.growth_sentence(large, weaker, white_box=True)
+    assert said.endswith("so that its rows are a floor: ppa, eigenfaces.")
+    assert "floor" not in attack_report.growth_sentence(
+        large, curves.assign(growth=[None, growth]), white_box=True
+    )
     early = attack_report.growth_sentence(book, curves.assign(passes=first.passes), white_box=True)
     assert "stops by itself" in early and "grow" not in early
     sheet = attack_report.sheet(book, found, "none")
     assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())
     assert "Too small to conclude" in attack_report.what_we_saw(book, table)
-    large = dataclasses.replace(book)
-    vars(large)["conclusive"] = True  # whatever its few people
+    said = attack_report.what_we_saw(large, table)
+    assert said.startswith("**On NoDef the main evaluator takes from ") and "In 0 of 3 comparisons" in said
+    assert "Holm's p over the 3 comparisons with NoDef is below 0.05; 0 of them are." in said
+    sure = Interval(0.2, 0.1, 0.3, 3)
+    moved = [one and dataclasses.replace(one, difference=sure, p_value=0.001) for one in table["protection"]]
+    said = attack_report.what_we_saw(large, table.assign(protection=moved))
+    assert "In 3 of 3 comparisons with NoDef an attack is established to find less" in said
+    assert "3 of them are." in said and said.count("less is found by") == 1
     said = attack_report.what_we_saw(large, table)
     assert "- **RE [.1, .4]**" in said and "Against NoDef, same attack and budget" in said
     assert (
         "The judges are furthest apart on" in said
-        and "settled on the throw-away target: none; by hand: " in said
+        and "from a grid tried on the throw-away target: none; by hand: " in said
     )
-    assert "every attack were settled" in attack_report.what_we_saw(
+    assert "every attack are from a grid" in attack_report.what_we_saw(
         large, table, set(zip(table["attack"], table["prior"], table["budget"], strict=True))
     )
+
+
+def test_attacks_are_described_by_their_files(book: Workbook) -> None:
+    shown = attack_report.described(book, white_box=True)
+    assert list(shown.index) == ["ppa", "lomma_gmi", "kedmi"] and set(shown["sees"]) == {"gradients"}
+    assert shown.loc["ppa"].tolist() == [
+        "PPA, Plug & Play Attacks",
+        "Struppek et al., ICML 2022",
+        "gradients",
+    ]
+    assert attack_report.described(book, white_box=False).loc["brep", "sees"] == "labels"
+    for name in attacks.names():
+        assert re.search(r"^[^(]+ \([^)]+ (19|20)\d\d\)", attacks.get(name).about), (
+            f"{name}: name (paper year)"
+        )
+
+
+def test_a_run_without_the_compared_models_is_refused(
+    book: Workbook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = open_workbook("digits", ["fe(0.5)"])
+    for listed in (
+        lambda some: attack_report.runs(some, white_box=True),
+        lambda some: attack_report.runs(some, white_box=False),
+        adaptive_report.runs,
+    ):
+        with pytest.raises(UserError, match=r"on none, re\(0.1,0.4\): expected .* got fe\(0.5\); add it"):
+            listed(other)
+    empty = dataclasses.replace(book, study=dataclasses.replace(book.study, compared=[], adaptive=[]))
+    with pytest.raises(UserError, match="got none; make them with `python -m lib.run batch"):
+        attack_report.runs(empty, white_box=True)
 
 
 def test_a_second_budget_of_an_attack_is_told_from_the_first(book: Workbook) -> None:
@@ -219,7 +265,7 @@ def test_a_second_budget_of_an_attack_is_told_from_the_first(book: Workbook) -> 
     shown = attack_report.shown(table, {("ppa", "eigenfaces", "quick")}).reset_index()
     assert dict(zip(shown["budget"], shown["constants"], strict=True)) == {
         "headline": "by hand",
-        "quick": "settled",
+        "quick": "from a grid",
     }
 
 
@@ -289,10 +335,20 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     assert table.loc[table["same_steps"].isna(), "p"].isna().all()
     large = dataclasses.replace(book)
     vars(large)["conclusive"] = True  # whatever its few people
-    sure = table.reset_index().assign(p=0.01, p_verifier=0.2)
+    found = Interval(-0.3, -0.5, -0.1, 3)
+    moved = [one and dataclasses.replace(one, difference=found) for one in table["same_steps"]]
+    sure = table.reset_index().assign(p=0.01, p_verifier=0.2, same_steps=moved)
     said = adaptive_report.what_we_saw(large, sure)
+    assert said.startswith("**No ingredient is shown to undo erasing")
     assert "Established by the verifier: stronger: none; weaker: none." in said
     assert f"over the {len(tried)} comparisons" in said and "ppa+re_prior (" in said
+    caption = adaptive_report.caption(book, whole)
+    assert "has the weight 1." in caption and "the law of RE [.1, .4]." in caption, (
+        "the one erasing model's own"
+    )
+    wider = whole.assign(defence="re(0.1,0.8)")
+    assert "which is not that of RE [.1, .8]" in adaptive_report.caption(book, wider)
+    assert f"at most {100 * (adaptive_report.NEAR - 1):.0f} %" in adaptive_report.equal_passes_caption()
     for sign, lead in ((1, "best is"), (-1, "no ingredient exceeds the plain attack; the closest is")):
         found = Interval(sign * 0.05, -0.2, 0.2, 3)
         moved = [one and dataclasses.replace(one, difference=found) for one in sure["same_steps"]]
@@ -312,6 +368,13 @@ def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.Mon
     again = referee_report.verdicts(book)
     assert again["none"].sentence() == found["none"].sentence()
     assert list(found) == ["none", "re(0.1,0.4)"]
+    assert referee_checks.counted_again(book, found)
+    off = dataclasses.replace(found["none"], accuracy=Interval(0.123, 0.0, 1.0, 3))
+    assert not referee_checks.counted_again(book, found | {"none": off})
+    assert referee_checks.notices_a_missing_seed(book)
+    with monkeypatch.context() as blind:
+        blind.setattr("lib.attacks.referee.flags.SEEDS", 1)
+        assert not referee_checks.notices_a_missing_seed(book)
     verdict = found["re(0.1,0.4)"]
     assert len(verdict.members) == 3 and verdict.members["chosen"].sum() == verdict.accuracy.n == 3
     states = {flag.name: flag for flag in verdict.flags}

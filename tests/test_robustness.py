@@ -263,7 +263,8 @@ def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
     assert found["pearson"].n == len(values), "models are the sample"
     assert "Too small to conclude" in correlation.sentence(book, found)
     said = report.what_we_saw(evaded, opened, told, radius=8.0)
-    assert said.count("\n- ") == 5 and "PGD at 8/255" in said and "AutoAttack at 8/255" in said
+    assert said.count("\n- ") == 6 and said.startswith("**Of 10 comparisons of a defended model with NoDef ")
+    assert "PGD at 8/255" in said and "AutoAttack at 8/255" in said
     assert report.shown_evasion(evaded).shape == (6, 3) and len(report.shown_backdoor(opened)) == 4
     assert report.patterns(book).shape == (2, 3, 16, 16)
 
@@ -303,8 +304,11 @@ def test_a_model_differs_by_its_interval_and_by_holms_p() -> None:
     rows = pd.DataFrame({"defence": ["rolss", "negls(-0.05)", "ls(0.1)"]})
     rows["compared"] = [statistics.compare_paired(same, there, seed=0) for there in (sure, unsure, same)]
     alone = rows.iloc[[1]]
-    assert "lower for NegLS" in report._sorted(alone) and rows["compared"][1].p_value < 0.05
-    said = report._sorted(rows)
+    assert (
+        report._said(report._sorted(alone)).startswith("lower for NegLS")
+        and rows["compared"][1].p_value < 0.05
+    )
+    said = report._said(report._sorted(rows))
     assert said.startswith("lower for RoLSS") and "no difference established for NegLS" in said
 
 

@@ -117,6 +117,8 @@ def test_points_are_those_of_the_stored_runs(book: Workbook, monkeypatch: pytest
         sweep.unchosen(further, partly)
         == "Looked at further, but not chosen by the rule so far: RE [.1, .8]."
     )
+    unmade = partly[partly["defence"] != "re(0.1,0.8)"]
+    assert sweep.unchosen(further, unmade) == "", "what is not made was not looked at"
     saved = results.load_curves("*strengths*", folder=results.output_dir("digits"))
     assert len(saved) == 10 and set(saved["metric"]) == {"natural_accuracy", "attack_accuracy_top1"}
     monkeypatch.setattr(sweep, "made", lambda _, runs: [run for run in runs if run.defence != "re(0.1,0.2)"])
@@ -260,7 +262,15 @@ def test_few_trainings_that_scatter_establish_nothing(book: Workbook) -> None:
     alike = row | {"training": statistics.t_interval([0.098, 0.1, 0.102])}
     assert "leaks less than NoDef (" in tuned._lines(pd.DataFrame([alike]))
     worse = alike | {"advantage": statistics.Interval(-0.05, -0.08, -0.01, 60), "outside": False}
-    assert "it is worse than a weaker NoDef of its accuracy" in tuned._lines(pd.DataFrame([worse]))
+    said = tuned._lines(pd.DataFrame([worse]))
+    assert (
+        "by the interval alone it is worse than a weaker NoDef of its accuracy" in said and "Holm's p" in said
+    )
+    better = worse | {"advantage": statistics.Interval(0.05, 0.01, 0.08, 60)}
+    said = tuned._answer(pd.DataFrame([better, worse | {"defence": "rolss"}]))
+    assert "less than NoDef: RE [.1, .4], RoLSS; of them" in said and said.endswith(
+        "accuracy: RE [.1, .4].**"
+    )
 
 
 def _in_rows(leaks: dict[tuple[str, str, int], np.ndarray]) -> list[np.ndarray]:
@@ -333,11 +343,13 @@ def test_nothing_to_sweep_is_an_error(book: Workbook) -> None:
 def test_the_figure_joins_a_family_from_nodef_on() -> None:
     rows = [("none", 0, False, 0.9, 0.8), ("RE", 2, True, 0.88, 0.5), ("RE", 1, False, 0.9, 0.7)]
     table = pd.DataFrame(rows, columns=["family", "strength", "chosen", "natural", "attack"])
+    table["defence"] = ["none", "re(0.1,0.8)", "re(0.1,0.4)"]
     table["front"] = [False, True, False]
     for side in ("natural", "attack"):
         table[f"{side}_low"], table[f"{side}_high"] = table[side] - 0.1, table[side] + 0.05
     ax = draw(table)
-    assert ax.lines[1].get_xdata().tolist() == [0.9, 0.9, 0.88], "by strength, from NoDef"
+    (joined,) = [line.get_xdata().tolist() for line in ax.lines if len(line.get_xdata()) == 3]
+    assert joined == [0.9, 0.9, 0.88], "by strength, from NoDef"
     (ring,) = [c for c in ax.collections if isinstance(c, PathCollection)]
     assert ring.get_offsets()[0].tolist() == [0.88, 0.5]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["RE", "NoDef"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["NoDef", "RE"]

@@ -1,4 +1,4 @@
-"""LOMMA on GMI: GMI with the identity loss of :mod:`lib.attacks.lomma`."""
+"""LOMMA on GMI, re-thinking model inversion (Nguyen et al., CVPR 2023): GMI with :mod:`lib.attacks.lomma`'s loss."""
 
 from __future__ import annotations
 

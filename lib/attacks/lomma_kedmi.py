@@ -1,4 +1,5 @@
-"""LOMMA on KEDMI: KEDMI with the identity loss of :mod:`lib.attacks.lomma`."""
+"""LOMMA on KEDMI, re-thinking model inversion (Nguyen et al., CVPR 2023): KEDMI with :mod:`lib.attacks.lomma`'s
+loss."""
 
 from __future__ import annotations
 

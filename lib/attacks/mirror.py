@@ -1,4 +1,4 @@
-"""MIRROR (An et al., NDSS 2022), white box.
+"""MIRROR, model inversion with high fidelity (An et al., NDSS 2022), white box.
 
 The pool's best latents are moved by Adam along the cross entropy and clamped, after each step, to the box of
 likely latents in P space; each keeps the latent of its lowest loss. Which are kept is decided as by all attacks here

@@ -1,4 +1,4 @@
-"""MIRROR (An et al., NDSS 2022), black box: a genetic search that needs the target's scores alone.
+"""MIRROR, model inversion with high fidelity, its genetic search (An et al., NDSS 2022), from scores.
 
 The prior samples that the target recognises best are the first generation. Each further one keeps its fittest
 member and replaces the others by children: genes (latent coordinates) of two parents, some of them mutated,

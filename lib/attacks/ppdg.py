@@ -1,4 +1,4 @@
-"""PPDG-MI (Peng et al., Pseudo-Private Data Guided Model Inversion Attacks, NeurIPS 2024), around PPA, white box.
+"""PPDG-MI, pseudo-private-data-guided model inversion around PPA (Peng et al., NeurIPS 2024), white box.
 
 After a round of PPA the images the target likes best serve as photos of the person: a copy of the generator is tuned
 until its likely latents make images like them, and PPA is run again through the copy. Each identity has its own copy.

@@ -35,6 +35,7 @@ class Attack:
         ingredients: what was appended to its name with ``+``.
         prior: the only kind of prior it works with (:func:`lib.attacks.interface.check_inputs`), None for any.
         own_revision: without its ingredients.
+        about: how its module begins: its name in full, paper and year in brackets, what it needs.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Attack:
     ingredients: tuple[Ingredient, ...] = ()
     prior: str | None = None
     own_revision: int = 1
+    about: str = ""
 
     @property
     def base(self) -> str:
@@ -111,6 +113,7 @@ def _attacks() -> dict[str, Attack]:
                 getattr(module, "SEES", "gradients"),
                 prior=getattr(module, "PRIOR", None),
                 own_revision=getattr(module, "REVISION", 1),
+                about=" ".join((module.__doc__ or "").partition("\n\n")[0].split()),
             )
     return found
 

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from lib.plots.style import (
     Style,
     axes_or_new,
+    family_styles,
     interval_errors,
     label,
     legend_right,
     percent_axis,
-    set_styles,
     styles,
 )
 from lib.plots.tradeoff import two_way_points
@@ -58,24 +58,26 @@ def ratios(frame: pd.DataFrame, *, x_label: str, title: str | None = None, ax: A
 
 def strengths(frame: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """Families of defences in the plane of privacy and utility, down and right is better: columns family (``none``:
-    the point that all lines begin at), strength, chosen (ringed), front (joined by steps), and natural and attack,
-    each with ``_low`` and ``_high``."""
+    the point that all lines begin at), defence, strength, chosen (ringed), front (joined by steps), and natural and
+    attack, each with ``_low`` and ``_high``."""
     sides = ("natural", "attack")
     require(
         frame,
-        *("family", "strength", "chosen", "front"),
+        *("family", "defence", "strength", "chosen", "front"),
         *(f"{s}{end}" for s in sides for end in ("", "_low", "_high")),
     )
-    ax = axes_or_new(ax, width=8.5, height=4.8)
+    ax = axes_or_new(ax, width=8.5, height=5.6)
     start = frame[frame["family"] == "none"]
     best = frame[frame["front"]].sort_values("natural")
     ax.step(best["natural"], best["attack"], where="pre", color="0.8", linewidth=3, zorder=0)
-    looks = set_styles([name for name in dict.fromkeys(frame["family"]) if name != "none"])
+    two_way_points(ax, start, styles(["none"])["none"])
+    swept = frame[frame["family"] != "none"]
+    looks = family_styles(swept.groupby("family", sort=False)["defence"].first().to_dict())
     for name, look in looks.items():
         rows = frame[frame["family"] == name].sort_values("strength")
         line = pd.concat([start, rows])
         ax.plot(line["natural"], line["attack"], color=look.colour, linewidth=1.2, alpha=0.7, zorder=1)
-        two_way_points(ax, rows, look)
+        two_way_points(ax, rows, look, clear=True)
         ringed = rows[rows["chosen"]]
         ax.scatter(
             ringed["natural"],
@@ -86,7 +88,6 @@ def strengths(frame: pd.DataFrame, *, title: str | None = None, ax: Axes | None 
             linewidth=1.4,
             zorder=4,
         )
-    two_way_points(ax, start, styles(["none"])["none"])
     percent_axis(ax, "xy")
     ax.set(
         xlabel="natural accuracy (right is better)",

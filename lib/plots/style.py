@@ -3,7 +3,7 @@ set."""
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import matplotlib as mpl
@@ -61,10 +61,31 @@ FAMILIES = {
     "small": ("#a08c74", 8),
     "re": ("#0072b2", 18),
     "fe": ("#d55e00", 25),
+    "negls": ("#cc79a7", 100),
+    "ls": ("#882255", 100),
+    "tldmi": ("#8073ac", 100),
+    "mid": ("#5c4a1e", 100),
+    "bido_hsic": ("#e69f00", 100),
+    "bido_coco": ("#a6611a", 100),
+    "rolss": ("#6b8e23", 100),
+    "ssf": ("#44aa99", 100),
+    "tts": ("#17becf", 100),
+    "trapmid": ("#c51b7d", 100),
+    "atat": ("#e31a1c", 100),
+    "advtrain": ("#800000", 100),
+    "dpsgd": ("#000075", 100),
+    "groupnorm": ("#2f4f4f", 100),
+    "cutout": ("#f781bf", 100),
+    "mixup": ("#b2a429", 100),
+    "cutmix": ("#2ca02c", 100),
+    "crop": ("#7cae00", 100),
+    "noise": ("#ff7f50", 100),
 }
-"""Colour and position of defences that have no entry of their own, by the first word of their name."""
+"""Colour and position of defences that have no entry of their own, by the first word of their name: a family has one
+colour on every page."""
 
-OTHERS = ("#cc79a7", "#e69f00", "#7b3294", "#1b9e77", "#a6611a", "#c51b7d", "#4d9221", "#8073ac")
+OTHERS = tuple(sns.color_palette("tab10").as_hex())
+"""Colours of what is no known family: attacks, sets, compositions of defences."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h", "p", "*")
 
 SETS = {
@@ -180,16 +201,18 @@ def label(name: str) -> str:
     return " + ".join(parts)
 
 
+def _word(name: str) -> str:
+    """The first word of a defence's name: its family."""
+    return re.match(r"\w*", name)[0]
+
+
 def _defence(name: str) -> Style:
     if name in DEFENCES:
         return DEFENCES[name]
-    family = re.match(r"\w*", name)[0]
+    family = _word(name)
     # crc32, not hash(): a colour must not change with the process
     code = zlib.crc32(name.encode())
-    if family in FAMILIES and "+" not in name:
-        colour, position = FAMILIES[family]
-    else:
-        colour, position = OTHERS[zlib.crc32(family.encode() + b"+" * ("+" in name)) % len(OTHERS)], 100.0
+    colour, position = FAMILIES.get(family if "+" not in name else name, (OTHERS[code % len(OTHERS)], 100))
     return Style(
         label(name),
         colour,
@@ -205,22 +228,48 @@ def order(names: Iterable[str]) -> list[str]:
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Style of each defence in order. Known names always look the same; no two of a figure share colour and
-    marker."""
+    """Style of each defence in order. Known names and families always have the same colour; others have one that no
+    other of the figure has, while there are any. No two of a figure share colour and marker."""
     result: dict[str, Style] = {}
     names = order(names)
     taken = {(DEFENCES[name].colour, DEFENCES[name].marker) for name in names if name in DEFENCES}
+    colours = {_defence(name).colour for name in names if _known(name)}
     for name in names:
         style = _defence(name)
+        if not _known(name):
+            free = [colour for colour in _from(OTHERS, style.colour) if colour not in colours]
+            style = replace(style, colour=free[0] if free else style.colour)
+            colours.add(style.colour)
         if name not in DEFENCES:
-            start = MARKERS.index(style.marker)
-            free = [
-                marker for marker in MARKERS[start:] + MARKERS[:start] if (style.colour, marker) not in taken
-            ]
+            used = {marker for _, marker in taken}
+            markers = _from(MARKERS, style.marker)
+            free = [marker for marker in markers if marker not in used]
+            free += [marker for marker in markers if (style.colour, marker) not in taken]
             style = replace(style, marker=free[0] if free else style.marker)
             taken.add((style.colour, style.marker))
         result[name] = style
     return result
+
+
+def _from(choice: tuple[str, ...], first: str) -> tuple[str, ...]:
+    """All of them, beginning with one."""
+    start = choice.index(first)
+    return choice[start:] + choice[:start]
+
+
+def _known(name: str) -> bool:
+    """Whether a defence or its family has a colour of its own."""
+    return name in DEFENCES or ("+" not in name and _word(name) in FAMILIES)
+
+
+def family_styles(members: Mapping[str, str]) -> dict[str, Style]:
+    """Style of each family of defences, by one of its ``members``: in the colour of their family, and a marker of its
+    own."""
+    looks = {}
+    for i, (family, member) in enumerate(members.items()):
+        plain = _defence(f"{_word(member)}()")  # of no strength that has a colour of its own
+        looks[family] = replace(plain, label=family, marker=MARKERS[i % len(MARKERS)], position=float(i))
+    return looks
 
 
 def set_styles(names: Iterable[str], *, known: dict[str, Style] | None = None) -> dict[str, Style]:

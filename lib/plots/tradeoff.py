@@ -80,8 +80,9 @@ def tradeoff(
     return ax
 
 
-def two_way_points(ax: Axes, rows: pd.DataFrame, look: Style) -> None:
-    """Points of privacy and utility with both error bars: columns natural and attack, each with _low and _high."""
+def two_way_points(ax: Axes, rows: pd.DataFrame, look: Style, *, clear: bool = False) -> None:
+    """Points of privacy and utility with both error bars: columns natural and attack, each with _low and _high. With
+    ``clear`` markers that are not filled let what lies below them be seen."""
     errors = {
         axis: interval_errors(rows[side], rows[f"{side}_low"], rows[f"{side}_high"])
         for axis, side in (("xerr", "natural"), ("yerr", "attack"))
@@ -94,7 +95,7 @@ def two_way_points(ax: Axes, rows: pd.DataFrame, look: Style) -> None:
         color=look.colour,
         marker=look.marker,
         markersize=8,
-        markerfacecolor=look.face,
+        markerfacecolor="none" if clear and not look.filled else look.face,
         markeredgewidth=1.5,
         elinewidth=1,
         label=look.label,

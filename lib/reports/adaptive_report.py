@@ -12,18 +12,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib import attacks, plots, statistics
+from lib.attacks.adaptive.feature_shift import WEIGHT
 from lib.plots import label
 from lib.plots.style import grid, legend_below
-from lib.reports.attack_report import Group, groups, main_lines
+from lib.reports.attack_report import Group, groups, main_lines, some
 from lib.reports.made import made
-from lib.reports.tables import LEVEL, established, limits, p_value, percent, points
+from lib.reports.tables import established, limits, p_value, percent, points, rule
 from lib.reports.workbook import Workbook
 from lib.stages import measures, success
 from lib.stages.inversion import Attack
+from lib.stages.knowledge import CONTROL, law_of
 from lib.stages.success import Outcome
 from lib.statistics import Interval
 
 NEAR = 1.15  # ratio of passes up to which two budgets are called equal
+NEARLY = f"at most {100 * (NEAR - 1):.0f} % more or fewer"
+BEYOND = f"more than on NoDef, attacked with the law of {label(CONTROL)}"  # head of the column
 
 
 class Judge(NamedTuple):
@@ -59,7 +63,7 @@ def runs(book: Workbook) -> list[Attack]:
         for run in book.listed_attacks(main_lines(book.study.compared))
         if (run.attack, run.prior) in bases
     ]
-    return made(book, [*adaptive, *(run for run in plain if run not in adaptive)])
+    return some(book, made(book, [*adaptive, *(run for run in plain if run not in adaptive)]))
 
 
 def masks_of(attack: str) -> int:
@@ -168,10 +172,33 @@ def shown(table: pd.DataFrame, judge: str = "main") -> pd.DataFrame:
             by.heading: table[by.value].map(percent),
             "minus plain": ["" if found is None else points(found.difference) for found in table[by.gained]],
             "p, Holm": table[by.p].map(p_value),
-            "more than on NoDef": ["" if found is None else points(found) for found in table[by.beyond]],
+            BEYOND: ["" if found is None else points(found) for found in table[by.beyond]],
         }
     )
     return rows.set_index(["model", "attack", "budget"])
+
+
+def caption(book: Workbook, table: pd.DataFrame) -> str:
+    """What a name without a number means, and by which law the control is attacked."""
+    own = law_of(book.setup, "none")
+    others = [label(name) for name in dict.fromkeys(table["defence"]) if law_of(book.setup, name) != own]
+    text = (
+        f"Attack seeds are averaged first; 95 % intervals over people. `feature_shift` without a number has the weight "
+        f"{WEIGHT:g}. On NoDef the ingredients know the law of {label(CONTROL)}"
+    )
+    if others:
+        text += (
+            f", which is not that of {', '.join(others)}: there the control erases otherwise than the attack"
+        )
+    return f"{text}."
+
+
+def equal_passes_caption() -> str:
+    """What :func:`equal_passes` compares with."""
+    return (
+        f"K masks cost K times the passes. Here is each beside the plain attack whose passes come nearest, {NEARLY}; "
+        "without one it has no row. Intervals are of each comparison alone."
+    )
 
 
 def equal_passes(table: pd.DataFrame) -> pd.DataFrame:
@@ -256,10 +283,10 @@ def views_counted(table: pd.DataFrame) -> bool:
 
 
 def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
-    """Per model: the ingredient that is best by the main evaluator, of those that met all people, or that none exceeds
-    the plain attack, and what every judge establishes of all at the same steps, after Holm's correction over all its
-    comparisons, with how much of it is not seen on NoDef; then the comparisons at equal passes, and whether erasing
-    only misled the attack."""
+    """The answer, and per model: the ingredient that is best by the main evaluator, of those that met all people, or
+    that none exceeds the plain attack, and what every judge establishes of all at the same steps, after Holm's
+    correction over all its comparisons, with how much of it is not seen on NoDef; then the comparisons at equal
+    passes."""
     text, everybody = [], table["people"].max()
     for model, rows in table.groupby("model", sort=False):
         tried = rows[rows["same_steps"].notna()]
@@ -272,8 +299,10 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
         line = f"- **{model}**: {lead} {best.attack}, {points(gain)} against the plain attack."
         for judge in JUDGES.values():
             sides: dict[str, list[str]] = {"stronger": [], "weaker": []}
-            for row in tried[tried[judge.p] < LEVEL].to_dict("records"):
+            for row in tried.to_dict("records"):
                 gained = row[judge.gained].difference
+                if not established(gained, row[judge.p]):
+                    continue
                 beyond = "" if row[judge.beyond] is None else f"; {points(row[judge.beyond])} beyond NoDef's"
                 sides["stronger" if gained.value > 0 else "weaker"].append(
                     f"{row['attack']} ({points(gained)}{beyond})"
@@ -287,16 +316,16 @@ def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
         )
         if len(level):
             line += (
-                f" Of {len(level)} compared with a plain attack of as many passes (at most {100 * (NEAR - 1):.0f} % "
-                "more or fewer), each by its interval alone: "
+                f" Of {len(level)} compared with a plain attack of as many passes ({NEARLY}), each by its interval "
+                "alone: "
                 f"{_counted('stronger', ahead)}; {_counted('weaker', behind)}."
             )
         text.append(line)
     counted = int(table["same_steps"].notna().sum())
-    ending = f"Established: Holm's p below {LEVEL} over the {counted} comparisons of a judge."
     if not book.conclusive:
         return "\n".join([*text, "", "**Too small to conclude.**"])
-    return "\n".join([*text, "", ending, "", _answer(table)])
+    ending = rule(f"the {counted} comparisons by a judge")
+    return "\n".join([f"**{_answer(table)}**", "", *text, "", ending])
 
 
 def _counted(side: str, names: Sequence[str]) -> str:
@@ -317,8 +346,8 @@ def _answer(table: pd.DataFrame) -> str:
         and row[judge.beyond].low > 0
     ]
     if undone:
-        return f"So a part of the protection is of attacks that do not know of it: {', '.join(dict.fromkeys(undone))}."
+        return f"A part of the protection is of attacks that do not know of it: {', '.join(dict.fromkeys(undone))}."
     return (
-        "So no ingredient is shown to undo erasing, that is, to help on an erasing model and there by more than on "
+        "No ingredient is shown to undo erasing, that is, to help on an erasing model and there by more than on "
         "NoDef: that erasing only misleads the plain attack is not established."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ import pandas as pd
 
 from lib import attacks, results, statistics
 from lib.attacks.referee.flags import GROWN
+from lib.errors import UserError
 from lib.plots import label
 from lib.reports.made import made
 from lib.reports.sweep import curve_row
-from lib.reports.tables import LEVEL, established, limits, percent, points
+from lib.reports.tables import established, limits, percent, points, rule
 from lib.reports.workbook import Workbook
 from lib.stages import success
 from lib.stages.exhibits import by_person, person_names, shown_people, shown_photos
@@ -27,7 +29,40 @@ SAME = 1.05  # ratio of passes under which two budgets came to the same
 
 def runs(book: Workbook, *, white_box: bool) -> list[Attack]:
     """The study's compared attacks that see gradients, or those that do not."""
-    return made(book, _seeing(book.listed_attacks(book.study.compared), white_box))
+    return some(book, made(book, _seeing(book.listed_attacks(book.study.compared), white_box)))
+
+
+def some(book: Workbook, found: list[Attack]) -> list[Attack]:
+    """The attacks of a page, where there are any.
+
+    Raises:
+        UserError: the run has none of the models that attacks are compared on, or none of the attacks is there.
+    """
+    if found:
+        return found
+    wanted = ", ".join(book.compared_models)
+    if not set(book.compared_models) & set(book.defences):
+        raise UserError(
+            f"this page compares attacks on {wanted}: expected one of them among the defences, got "
+            f"{', '.join(book.defences)}; add it, or give no defences"
+        )
+    raise UserError(
+        f"this page compares attacks on {wanted}: expected some that the study of {book.setup.name} lists, got none; "
+        f"make them with `python -m lib.run batch {book.setup.name}`"
+    )
+
+
+def described(book: Workbook, *, white_box: bool) -> pd.DataFrame:
+    """The compared attacks, in the words that their files begin with: name in full, paper, what they see."""
+    rows = []
+    listed = some(book, _seeing(book.listed_attacks(book.study.compared), white_box))
+    for name in dict.fromkeys(run.attack for run in listed):
+        method = attacks.get(name)
+        full, paper = re.fullmatch(r"([^(]*)(?:\(([^)]*)\).*)?", method.about).groups()
+        rows.append(
+            {"attack": name, "name in full": full.strip(" ."), "paper": paper or "", "sees": method.sees}
+        )
+    return pd.DataFrame(rows).set_index("attack")
 
 
 def curve_runs(book: Workbook, *, white_box: bool) -> list[Attack]:
@@ -114,7 +149,7 @@ def shown(table: pd.DataFrame, settled: Collection[Settled] = ()) -> pd.DataFram
             "prior": table["prior"],
             "model": table["model"],
             "budget": table["budget"],
-            "constants": ["settled" if run in settled else "by hand" for run in _named(table)],
+            "constants": ["from a grid" if run in settled else "by hand" for run in _named(table)],
             "seeds": table["seeds"],
             "AttAcc, main": table["main"].map(percent),
             "panel majority": table["panel_majority"].map(percent),
@@ -208,18 +243,19 @@ def save_growth(book: Workbook, curves: pd.DataFrame, name: str) -> None:
 
 def growth_sentence(book: Workbook, curves: pd.DataFrame, *, white_box: bool) -> str:
     """Which attacks still grow with their budget, by the last step of each curve (by little: by less than the referee
-    takes for growth), and which of the listed ones have no curve."""
-    text = []
+    takes for growth), which find less, and which of the listed ones have no curve."""
+    text, weaker = [], []
     for name, rows in curves.groupby("attack", sort=False):
         last, times = rows.iloc[-1], rows["passes"].iloc[-1] / rows["passes"].iloc[-2]
         if times < SAME:
             text.append(f"{name}: stops by itself and spends no more of the larger budget")
             continue
         state = "no growth established"
-        if last.growth.excludes(0):
+        if last.growth.high < 0:
             state = "finds less"
-            if last.growth.low > 0:
-                state = "still grows" if last.growth.value > GROWN else "still grows, by little"
+            weaker.append(name)
+        elif last.growth.low > 0:
+            state = "still grows" if last.growth.value > GROWN else "still grows, by little"
         text.append(
             f"{name}: {state}, {points(last.growth)} for {times:.1f} times the {_asked(name.partition(',')[0])}"
         )
@@ -228,7 +264,14 @@ def growth_sentence(book: Workbook, curves: pd.DataFrame, *, white_box: bool) ->
     compared = _seeing(book.listed_attacks(book.study.compared, ["none"]), white_box)
     if alone := sorted({f"{run.attack}, {run.prior}" for run in compared} - set(curves["attack"])):
         text.append(f"under one budget alone: {'; '.join(alone)}")
-    return "; ".join(text) + ("." if book.conclusive else ". **Too small to conclude.**")
+    if not book.conclusive:
+        return "; ".join(text) + ". **Too small to conclude.**"
+    if weaker:
+        text[-1] += (
+            f". Weaker under the largest budget than under the one below it, so that its rows are a floor: "
+            f"{'; '.join(weaker)}"
+        )
+    return "; ".join(text) + "."
 
 
 def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, Any]:
@@ -276,8 +319,8 @@ def _called(table: pd.DataFrame) -> dict[int, str]:
 def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[Settled] = ()) -> str:
     """The attack that finds most on every model by two judges, against which of them a defence helps, and which
     do not beat their own prior samples; of which the constants were not ``settled``."""
-    text = [_by_hand(table, settled)] if book.conclusive else []
     corrected, called = _corrected(table), _called(table)
+    text = [_answer(table, corrected, called), _by_hand(table, settled)] if book.conclusive else []
     for model, rows in table.groupby("model", sort=False):
         best, likest = (
             table.loc[max(rows.index, key=lambda i, judge=judge: rows[judge][i].value)]
@@ -298,10 +341,8 @@ def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[Settled
         return "\n".join([*text, "", "**Too small to conclude.**"])
     weak = [f"{row.attack} on {row.model}" for row in table.itertuples() if not row.gain.low > 0]
     if corrected:
-        text += [
-            "",
-            f"Less or more: Holm's p below {LEVEL} over the {len(corrected)} comparisons with NoDef, too.",
-        ]
+        found = sum(map(len, _sides(table, corrected)))
+        text += ["", rule(f"the {len(corrected)} comparisons with NoDef", found)]
     if weak:
         text += ["", f"Not above their own prior samples by an interval: {', '.join(weak)}."]
     else:
@@ -309,16 +350,42 @@ def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[Settled
     return "\n".join([*text, _unlike(table)])
 
 
+def _answer(table: pd.DataFrame, corrected: Mapping[int, float], called: Mapping[int, str]) -> str:
+    """In a sentence: what is found on NoDef, and in how many comparisons a defence is established to change that."""
+    text, undefended = "", table[table["defence"] == "none"]
+    if len(undefended):
+        order = sorted(undefended.itertuples(), key=lambda row: row.main.value)
+        least, most = (
+            f"{row.main.percent(count=False)} ({called[row.Index]}, {row.passes:,.0f} {_asked(row.attack)} a person)"
+            for row in (order[0], order[-1])
+        )
+        text = f"On NoDef the main evaluator takes from {least} to {most} of the reconstructions for the person. "
+    if corrected:
+        less, more = (len(side) for side in _sides(table, corrected))
+        text += (
+            f"In {less} of {len(corrected)} comparisons with NoDef an attack is established to find less on a defended "
+            f"model, in {more} more."
+        )
+    return f"**{text.strip()}**\n" if text else ""
+
+
+def _sides(table: pd.DataFrame, corrected: Mapping[int, float]) -> tuple[list[int], list[int]]:
+    """The rows in which a defended model is established to leak less than NoDef, and more."""
+    found = {i: table["protection"][i].difference for i in corrected}
+    sure = [i for i, p in corrected.items() if established(found[i], p)]
+    return [i for i in sure if found[i].low > 0], [i for i in sure if found[i].high < 0]
+
+
 def _by_hand(table: pd.DataFrame, settled: Collection[Settled]) -> str:
     """Whose constants were not tried on the throw-away target."""
     runs = list(dict.fromkeys(_named(table)))
     left = [" ".join(run) for run in runs if run not in settled]
     if not left:
-        return "The constants of every attack were settled on the throw-away target.\n"
+        return "The constants of every attack are from a grid tried on the throw-away target.\n"
     sure = ", ".join(" ".join(run) for run in runs if run in settled) or "none"
     return (
-        f"Constants settled on the throw-away target: {sure}; by hand: {', '.join(left)}, whose rows say what these "
-        "constants find and not what the attack can do.\n"
+        f"Constants from a grid tried on the throw-away target: {sure}; by hand: {', '.join(left)}, whose rows say "
+        "what these constants find and not what the attack can do.\n"
     )
 
 
@@ -349,11 +416,11 @@ def _corrected(table: pd.DataFrame) -> dict[int, float]:
 
 def _protection(rows: pd.DataFrame, corrected: Mapping[int, float], called: Mapping[int, str]) -> str:
     """Attacks by whether they find less on a defended model, by the interval and Holm's p."""
-    kinds: dict[str, list[str]] = {"less is found by": [], "more by": [], "no difference established for": []}
-    less, more, neither = kinds.values()
-    for row in rows.itertuples():
-        found, kind = row.protection.difference, neither
-        if established(found, corrected[row.Index]):
-            kind = less if found.low > 0 else more
-        kind.append(f"{called[row.Index]} ({points(found)})")
+    less, more = _sides(rows, {i: corrected[i] for i in rows.index})
+    sides = {"less is found by": less, "more by": more}
+    sides["no difference established for"] = [i for i in rows.index if i not in {*less, *more}]
+    kinds = {
+        words: [f"{called[i]} ({points(rows['protection'][i].difference)})" for i in side]
+        for words, side in sides.items()
+    }
     return "; ".join(f"{words} {', '.join(names)}" for words, names in kinds.items() if names)

@@ -15,7 +15,7 @@ from lib.errors import UserError
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.made import made
-from lib.reports.tables import LEVEL, established, limits, p_value, readable
+from lib.reports.tables import established, limits, p_value, readable, rule
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
 from lib.stages import measures, success
@@ -202,29 +202,37 @@ def caption(book: Workbook, table: pd.DataFrame) -> str:
 
 
 def what_we_saw(book: Workbook, table: pd.DataFrame) -> str:
-    """Whether the parts add up, and whether the pair takes more than its better part."""
-    text = []
+    """Whether the parts add up, and whether the pair takes more than its better part, in a sentence and by pair."""
+    text, apart, ahead = [], 0, 0
     for row in table.to_dict("records"):
         together = row["main"]
         adds = "the effects on AttAcc are not established to differ from their sum"
         if established(together, row["p"]):
+            apart += 1
             adds = (
                 f"together they take {'more' if together.high < 0 else 'less'} than the sum of their effects"
             )
         both = (row["main over first"], row["main over second"])
         better = all(over.low > 0 and established(over, row["p over parts"]) for over in both)
+        ahead += better
         least = min(both, key=lambda interval: interval.value)
         over = "takes more from the attack than either alone" if better else (
             "is not established to take more from the attack than the better of the two alone"
         )  # fmt: skip
         text.append(
-            f"{label(row['pair'])}: {adds} ({points_text(together)}); the pair {over} ({points_text(least)} over it)"
+            f"- {label(row['pair'])}: {adds} ({points_text(together)}); the pair {over} ({points_text(least)} over it)."
         )
     listed = len(book.study.combined)
     if len(text) < listed:
-        text.append(f"{len(text)} of {listed} listed pairs are made")
-    seeds = (
-        f"Together more or less, and more than either: Holm's p over the pairs is below {LEVEL}, too. One training "
-        "seed: intervals are over people alone, so chance in training is in every number."
+        text.append(f"- {len(text)} of {listed} listed pairs are made.")
+    if not book.conclusive:
+        return "\n".join([*text, "", "**Too small to conclude.**"])
+    answer = (
+        f"**Pairs established to take more from the attack than either part alone: {ahead} of {len(table)}; to take "
+        f"another amount than the sum of both: {apart}.**"
     )
-    return f"{'; '.join(text)}. {seeds if book.conclusive else '**Too small to conclude.**'}"
+    seeds = (
+        f"{rule('the pairs')} One training seed: intervals are over people alone, so chance in training is in every "
+        "number."
+    )
+    return "\n".join([answer, "", *text, "", seeds])

@@ -331,4 +331,4 @@ def what_we_saw(book: Workbook, curves: pd.DataFrame, found: pd.DataFrame) -> st
         if quiet
         else f"{trained} of {len(book.study.pages)} defences are trained, and all of them acted by their own criteria"
     )
-    return f"{active}. {cost_sentence(found)}"
+    return f"**{active}.** {cost_sentence(found)}"

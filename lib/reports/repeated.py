@@ -99,5 +99,5 @@ def shown(found: pd.DataFrame) -> pd.DataFrame | Markdown:
     table = tuned.shown(found)
     table.insert(2, "AttAcc, each training seed", [seed_points(seeds) for seeds in found["seeds"]])
     over = ["" if interval is None else points(interval) for interval in found["training"]]
-    table.insert(list(table).index("p, Holm"), "the same, Student's interval over trainings", over)
+    table.insert(list(table).index(tuned.P), "the same, Student's interval over trainings", over)
     return table

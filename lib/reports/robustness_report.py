@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
 from lib import plots, results, statistics, store
-from lib.defences import canonical
+from lib.defences import build, canonical
+from lib.erasing import draw_mask
 from lib.errors import UserError
 from lib.evaluation import identity_means
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.made import made
-from lib.reports.tables import LEVEL, established, limits, percent
+from lib.reports.tables import established, limits, percent, rule
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
 from lib.robustness import membership, stamp
+from lib.runtime import generator
 from lib.stages import measures, records, robustness
 from lib.stages.inversion import Attack
 from lib.statistics import Interval
 
+DRAWS = 4000  # of a law of erasing
 NAMES = {"clean": "no attack", "fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack"}
 
 
@@ -207,6 +212,25 @@ def patterns(book: Workbook) -> Tensor:
     return torch.cat([stamp(grey, place, side=plan.side) for place in plan.places]).float() / 255
 
 
+def hidden(book: Workbook) -> str:
+    """In what share of its draws an erasing defence hides a whole pattern, so that the photo does not show it."""
+    marked, text = patterns(book) != patterns(book)[:, :, :1, :1], []
+    for attack in models(book, "backdoored"):
+        for law in [part.law for part in build(attack.defence, book.setup.defences) if hasattr(part, "law")]:
+            stream = generator(measures.SEED, "hidden", attack.defence)
+            masks = draw_mask(
+                law, torch.arange(DRAWS), book.setup.image_size, generator=stream, seed=measures.SEED
+            )
+            shares = [
+                f"in the {place} in {100 * masks[:, where.any(0)].all(1).double().mean().item():.1f} %"
+                for place, where in zip(robustness.backdoor_plan(book.setup).places, marked, strict=True)
+            ]
+            text.append(f"{label(attack.defence)} hides the whole pattern {', '.join(shares)}")
+    if not text:
+        return "None of these models erases."
+    return f"Of {DRAWS:,} draws {'; '.join(text)}. In all others some of it is seen."
+
+
 def backdoor_caption(book: Workbook) -> str:
     """What was planted."""
     plan = robustness.backdoor_plan(book.setup)
@@ -262,16 +286,22 @@ def shown_members(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, *, radius: float) -> str:
-    """What a defence against inversion costs or buys elsewhere, a finding a line; PGD at a radius. Where one is said
-    to differ from NoDef, that is :func:`established` with Holm's p over the models of the line."""
-    text = []
+    """What a defence against inversion costs or buys elsewhere, in a sentence and a finding a line; PGD at a radius.
+    Where one is said to differ from NoDef, that is :func:`established` with Holm's p over the models of the line."""
+    text, better, worse, asked = [], 0, 0, 0
     for name, at_radius in (
         ("pgd", radius),
         ("autoattack", evaded.loc[evaded["attack"] == "autoattack", "radius"].min()),
     ):
         at = (evaded["attack"] == name) & (evaded["radius"] == at_radius)
         rows = evaded[at & evaded["compared"].notna()]
-        text.append(f"Robust accuracy, {NAMES[name]} at {at_radius:g}/255, against NoDef: {_sorted(rows)}.")
+        kinds = _sorted(rows)
+        better, worse, asked = (
+            better + len(kinds["higher for"]),
+            worse + len(kinds["lower for"]),
+            asked + len(rows),
+        )
+        text.append(f"Robust accuracy, {NAMES[name]} at {at_radius:g}/255, against NoDef: {_said(kinds)}.")
     for place, rows in opened.groupby("place", sort=False):
         planted = rows[rows["defence"] == "none"]
         if any(row.opened.low <= row.before.high for row in planted.itertuples()):
@@ -280,10 +310,13 @@ def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, 
             )
             continue
         compared = rows[rows["compared"].notna()]
-        base = rows["opened"].iloc[0]
-        text.append(
-            f"Backdoor in the {place}, NoDef {base.percent()}; success against it: {_sorted(compared)}."
+        base, kinds = rows["opened"].iloc[0], _sorted(compared)
+        better, worse, asked = (
+            better + len(kinds["lower for"]),
+            worse + len(kinds["higher for"]),
+            asked + len(compared),
         )
+        text.append(f"Backdoor in the {place}, NoDef {base.percent()}; success against it: {_said(kinds)}.")
     sides: dict[str, list[str]] = {
         "easier to tell on": [],
         "harder on": [],
@@ -293,26 +326,33 @@ def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, 
     for row in told[told["compared"].notna()].itertuples():
         side = easier if row.compared.low > 0 else harder if row.compared.high < 0 else neither
         side.append(f"{label(row.defence)} ({_signed(row.compared)})")
-    said = (
-        "; ".join(f"{words} {', '.join(names)}" for words, names in sides.items() if names)
-        or "nobody else was asked"
+        asked += 1
+    said = _said(sides) if any(sides.values()) else "nobody else was asked"
+    text.append(f"Members against unseen photos, AUC of NoDef {told['auc'].iloc[0].plain(2)}: {said}.")
+    text.append(
+        f"{rule('the models of its line')} Of members it is by intervals that are 95 % for all models together."
     )
-    text += [
-        f"Members against unseen photos, AUC of NoDef {told['auc'].iloc[0].plain(2)}: {said}.",
-        f"Higher or lower than NoDef: by the paired interval, and Holm's p over the models of the line below {LEVEL}; "
-        "of members by intervals that are 95 % for all models together.",
-    ]
-    return "\n".join(f"- {line}" for line in text)
+    better, worse = better + len(harder), worse + len(easier)
+    answer = (
+        f"**Of {asked} comparisons of a defended model with NoDef these are established: in its favour {better}, "
+        f"against it {worse}.**\n\n"
+    )
+    return (answer if asked else "") + "\n".join(f"- {line}" for line in text)
 
 
-def _sorted(rows: pd.DataFrame) -> str:
+def _sorted(rows: pd.DataFrame) -> dict[str, list[str]]:
     """Models by whether they are above or below NoDef, or not told from it."""
-    kinds: dict[str, list[str]] = {"higher": [], "lower": [], "no difference established": []}
+    kinds: dict[str, list[str]] = {"higher for": [], "lower for": [], "no difference established for": []}
     corrected = statistics.holm([found.p_value for found in rows["compared"]]) if len(rows) else []
     for row, p in zip(rows.itertuples(), corrected, strict=True):
         found: Interval = row.compared.difference
-        kind = "no difference established"
+        kind = "no difference established for"
         if established(found, p):
-            kind = "higher" if found.low > 0 else "lower"
+            kind = "higher for" if found.low > 0 else "lower for"
         kinds[kind].append(f"{label(row.defence)} ({points_text(found)})")
-    return "; ".join(f"{kind} for {', '.join(names)}" for kind, names in kinds.items() if names) or "nobody"
+    return kinds
+
+
+def _said(kinds: Mapping[str, list[str]]) -> str:
+    """Models after what is said of them."""
+    return "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names) or "nobody"

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib import plots, results, statistics
-from lib.defences import canonical, parse
+from lib.defences import canonical
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports.made import made
@@ -57,11 +57,11 @@ def untried(book: Workbook, table: pd.DataFrame) -> str:
 
 
 def unchosen(book: Workbook, table: pd.DataFrame) -> str:
-    """The models that the study looks at further, over training seeds, under other attacks and in pairs, and that the
-    rule did not choose; empty if there is none. A composition is not swept and not named."""
+    """The models of the ``table`` that the study looks at further, over training seeds, under other attacks and in
+    pairs, and that the rule did not choose; empty if there is none."""
     looked_at = [canonical(n, book.setup.defences) for n in (*book.study.repeated, *book.study.met_defences)]
     chosen = set(table.loc[table["chosen"], "defence"])
-    others = [label(n) for n in dict.fromkeys(looked_at) if n not in chosen and len(parse(n)) == 1]
+    others = [label(n) for n in dict.fromkeys(looked_at) if n in set(table["defence"]) - chosen]
     return f"Looked at further, but not chosen by the rule so far: {', '.join(others)}." if others else ""
 
 
@@ -262,6 +262,7 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
     frame = pd.DataFrame(
         {
             "family": table["family"],
+            "defence": table["defence"],
             "strength": table["strength"],
             "chosen": table["chosen"],
             "front": table["front"],

@@ -98,9 +98,24 @@ def established(difference: Interval, p: float) -> bool:
     return difference.excludes(0) and p < LEVEL
 
 
+def rule(over: str, found: int | None = None) -> str:
+    """What :func:`established` asks, p being corrected ``over`` some comparisons, and of how many of them it holds."""
+    counted = "" if found is None else f"; {found} of them {'is' if found == 1 else 'are'}"
+    return (
+        f"A difference is called established only if its interval excludes 0 and Holm's p over {over} is below "
+        f"{LEVEL}{counted}."
+    )
+
+
 def p_value(p: float | None) -> str:
     """As it is printed; nothing for None."""
     return "" if p is None or p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def holms(p: float) -> str:
+    """In a sentence: ``Holm's p = 0.012``."""
+    text = p_value(p)
+    return f"Holm's p {text if text.startswith('<') else f'= {text}'}"
 
 
 def seed_points(seeds: SeedSummary) -> str:

@@ -16,7 +16,7 @@ from lib import results, statistics
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.made import made
-from lib.reports.tables import LEVEL, established, p_value, percent
+from lib.reports.tables import established, holms, p_value, percent, rule
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
 from lib.stages import measures, records, success
@@ -27,6 +27,8 @@ COLUMNS = [
     "defence", "natural", "attack", "verifier", "utility", "privacy", "privacy_verifier", "p", "dominates", "advantage",
     "outside", "seeds", "training",
 ]  # fmt: skip
+
+P = "p by people alone, Holm"  # head of the column
 
 
 def attacks(book: Workbook) -> list[Attack]:
@@ -233,7 +235,7 @@ def shown(found: pd.DataFrame, *, privacy: bool = False) -> pd.DataFrame:
         "verifier match rate": found["verifier"].map(percent),
         "natural accuracy minus NoDef's": found["utility"].map(_points),
         "NoDef's AttAcc minus its own": found["privacy"].map(_points),
-        "p, Holm": found["p"].map(p_value),
+        P: found["p"].map(p_value),
         "P(dominates NoDef)": ["" if share is None else f"{share:.0%}" for share in found["dominates"]],
         "NoDef's verifier match rate minus its own": found["privacy_verifier"].map(_points),
     }
@@ -258,8 +260,8 @@ def _points(interval: Interval | None) -> str:
 
 
 def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
-    """Of every table, under its name, a line a model: whether it leaks less than NoDef, and than a NoDef model of its
-    accuracy."""
+    """In a sentence what the first table says, then of every table, under its name, a line a model: whether it leaks
+    less than NoDef, and than a NoDef model of its accuracy."""
     ending = "**Too small to conclude.**"
     if book.conclusive:
         several = [
@@ -271,13 +273,26 @@ def what_we_saw(book: Workbook, found: Mapping[str, pd.DataFrame]) -> str:
             else "O"
         )
         ending = (
-            f"{over}ne training seed: intervals are over people alone. Where a model is said to leak less or more, "
-            f"Holm's p over its table, by people, is below {LEVEL}, too, and of several trainings Student's interval "
-            "over them excludes zero; what is said of a weaker NoDef, and of what training adds, is by the interval "
-            "alone."
+            f"{over}ne training seed: intervals are over people alone. {rule('its table, by people alone,')} Of "
+            "several trainings Student's interval over them has to exclude 0, too."
         )
     parts = [f"**{name}**\n\n{_lines(table)}" for name, table in found.items()]
-    return "\n\n".join([*parts, ending])
+    answer = _answer(next(iter(found.values()))) if book.conclusive else ""
+    return "\n\n".join(filter(None, [answer, *parts, ending]))
+
+
+def _answer(found: pd.DataFrame) -> str:
+    """Of a table in a sentence: which models leak less than NoDef, and than a NoDef model of their accuracy."""
+    rows = [row for row in found.itertuples() if row.defence != "none"]
+    less = [row for row in rows if established(row.privacy, row.p) and row.privacy.low > 0]
+    better = [row for row in less if row.advantage is not None and not row.outside and row.advantage.low > 0]
+    leaking, ahead = (", ".join(label(row.defence) for row in side) or "none" for side in (less, better))
+    if not rows:
+        return ""
+    return (
+        f"**Of {len(rows)} chosen models these are established to leak less than NoDef: {leaking}; of them better than "
+        f"a weaker NoDef of the same accuracy: {ahead}.**"
+    )
 
 
 def _lines(found: pd.DataFrame) -> str:
@@ -289,7 +304,7 @@ def _lines(found: pd.DataFrame) -> str:
             if trained is not None and not trained.excludes(0):
                 less += f" in these {trained.n} trainings, which is too few to say so of others"
         by = f", {row.by}," if "by" in found else ""
-        line = f"- {label(row.defence)}{by} {less} ({points_text(row.privacy)})"
+        line = f"- {label(row.defence)}{by} {less} ({points_text(row.privacy)}, {holms(row.p)})"
         if row.advantage is not None and row.outside:
             line += "; it is less accurate than any NoDef"
         elif row.advantage is not None:
@@ -297,12 +312,13 @@ def _lines(found: pd.DataFrame) -> str:
             if row.advantage.excludes(0):
                 beats = "is better than" if row.advantage.low > 0 else "is worse than"
             line += (
-                f"; it {beats} a weaker NoDef of its accuracy ({points_text(row.advantage)}, main evaluator)"
+                f"; by the interval alone it {beats} a weaker NoDef of its accuracy ({points_text(row.advantage)}, "
+                "main evaluator)"
             )
         if "longer" in found and row.longer is not None:
             changes = "is not established to change that"
             if row.longer.excludes(0):
                 changes = "adds to that" if row.longer.low > 0 else "takes from that"
-            line += f"; the longest training {changes} ({points_text(row.longer)})"
+            line += f"; by the interval alone the longest training {changes} ({points_text(row.longer)})"
         text.append(f"{line}.")
     return "\n".join(text) or "Nothing to compare yet."
