@@ -159,6 +159,21 @@ def test_a_leaking_model_is_established(leaking: Leaking, ensemble: dict[Member,
     assert verdict.members["chosen"].sum() == PEOPLE
 
 
+def test_what_only_means_that_more_leaks_is_a_floor(leaking: Leaking, ensemble: dict[Member, Entry]) -> None:
+    whole = judge(evidence(leaking, ensemble, leaking))
+    assert set(NAMES) > checks.FLOORS and not whole.is_floor
+    for name in NAMES:
+        marred = tuple(
+            dataclasses.replace(flag, raised=True if flag.name == name else flag.raised)
+            for flag in whole.flags
+        )
+        verdict = dataclasses.replace(whole, flags=marred)
+        assert not verdict.established and verdict.is_floor == (name in checks.FLOORS)
+        assert (
+            "a floor" in verdict.sentence()
+        ) == verdict.is_floor and "not established" in verdict.sentence()
+
+
 def test_a_broken_attack_is_not_taken_for_a_defence(leaking: Leaking, prior: ToyPrior) -> None:
     entries = run_members(leaking, {"toy": prior}, LABELS, {WHITE: BROKEN})
     small = [(1.0, np.zeros(PEOPLE)), (2.0, np.ones(PEOPLE))]

@@ -16,6 +16,7 @@ from lib.attacks.referee.ensemble import VIEWS
 from lib.attacks.referee.flags import Curve
 from lib.defences import acted, build, canonical
 from lib.defences.names import Overrides
+from lib.errors import UserError
 from lib.plots import label
 from lib.reports import sweep
 from lib.reports.budget import curve_attacks
@@ -44,6 +45,11 @@ def runs(book: Workbook) -> list[Attack]:
 def verdicts(book: Workbook) -> dict[str, Verdict]:
     """The referee's verdict on every compared model of the run."""
     found = runs(book)
+    if not found:
+        raise UserError(
+            f"referee: expected a model with the whole ensemble ({', '.join(book.study.referee)}), got none; make them "
+            f"with `python -m lib.run batch {book.setup.name}`, or add such a model to `defences`"
+        )
     models = dict.fromkeys(run.defence for run in found)
     return {model: judge(evidence(book, [run for run in found if run.defence == model])) for model in models}
 
@@ -194,7 +200,7 @@ def summary(found: dict[str, Verdict]) -> pd.DataFrame:
                 "AttAcc of what the target likes best": verdict.accuracy.percent(),
                 "NoDef minus model": points(taken[model]) if model in taken else "",
                 "strongest member alone": _strongest(verdict),
-                "verdict": "established" if verdict.established else "not established",
+                "verdict": verdict.outcome,
                 "flags raised or open": "; ".join(raised) or "none",
             }
         )
@@ -245,9 +251,20 @@ def doubts(found: dict[str, Verdict]) -> str:
     return "\n\n".join(blocks)
 
 
+def _answer(found: Mapping[str, Verdict]) -> str:
+    """Which numbers are to be believed, in a sentence."""
+    kinds = {
+        "established": [model for model, verdict in found.items() if verdict.established],
+        "a floor, of which more may leak": [model for model, verdict in found.items() if verdict.is_floor],
+    }
+    kinds["doubtful"] = [model for model in found if model not in sum(kinds.values(), [])]
+    parts = [f"{kind}: {', '.join(map(label, models)) or 'none'}" for kind, models in kinds.items()]
+    return f"**Of {len(found)} numbers: {'; '.join(parts)}.**"
+
+
 def what_we_saw(book: Workbook, found: dict[str, Verdict]) -> str:
     """The verdicts in words, and what every model takes of NoDef's number."""
-    taken, text = protection(found), []
+    taken, text = protection(found), [_answer(found)] if book.conclusive else []
     for model, verdict in found.items():
         less = f" NoDef minus this: {points(taken[model])}, paired by person." if model in taken else ""
         text.append(f"{label(model)}: {verdict.sentence()}{less}")

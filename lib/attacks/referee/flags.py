@@ -38,6 +38,18 @@ GROWN = 0.05  # of AttAcc: growth that small would not change what is said of a 
 ROOM = 0.10  # what it may really be where it is measured to be no more: what sixty people can exclude
 SUPPLIES = 0.25  # of the chosen reconstructions: attacks that supply less do not have to be at their end
 
+FLOORS = frozenset(
+    (
+        "ensemble incomplete",
+        "loss still falling at the end",
+        "target confidence not reached",
+        "black-box beats white-box",
+        "a member alone leaks more",
+        "budget curve not saturated",
+    )
+)
+"""Flags that can only mean that a better attack would find more: the number is then a floor."""
+
 Curve = Sequence[tuple[float, np.ndarray]]
 
 
@@ -62,6 +74,11 @@ class Flag:
     def state(self) -> str:
         """ "clear", "raised", or "open": it could not be checked, or what was found decides nothing."""
         return "open" if self.raised is None else "raised" if self.raised else "clear"
+
+    @property
+    def floor(self) -> bool:
+        """Whether all that can be wrong is that more leaks."""
+        return self.name in FLOORS
 
     @property
     def sentence(self) -> str:
@@ -282,8 +299,8 @@ def collapsed(entries: Mapping[Member, Entry], chosen: Chosen) -> Flag:
         bool(guilty or shared > TWINS),
         spread,
         COLLAPSED,
-        f"two reconstructions of one identity differ {spread:.2f} times as much as those of two{_names('', guilty)}; "
-        f"{100 * shared:.0f} % of the identities share the chosen image with another",
+        f"two reconstructions of one identity differ {spread:.2f} times as much as reconstructions of two "
+        f"people{_names('', guilty)}; {100 * shared:.0f} % of the identities share the chosen image with another",
         "n is smaller than it looks: start from other latents",
     )
 

@@ -70,13 +70,24 @@ class Verdict:
         """Whether every flag is clear."""
         return all(flag.raised is False for flag in self.flags)
 
+    @property
+    def is_floor(self) -> bool:
+        """Whether it is not established, and all doubts are that more may leak."""
+        return not self.established and all(flag.raised is False or flag.floor for flag in self.flags)
+
+    @property
+    def outcome(self) -> str:
+        if self.established:
+            return "established"
+        return "not established, a floor: more may leak" if self.is_floor else "not established"
+
     def sentence(self) -> str:
         """The verdict in words."""
         if self.established:
             return f"AttAcc {self.accuracy.percent()}."
         raised = [flag.name for flag in self.flags if flag.raised]
         reasons = raised + [f"{flag.name} (open)" for flag in self.flags if flag.raised is None]
-        return f"not established: AttAcc {self.accuracy.percent()}; {'; '.join(reasons)}."
+        return f"{self.outcome}; AttAcc {self.accuracy.percent()}; {'; '.join(reasons)}."
 
     def table(self) -> pd.DataFrame:
         """A row per flag: ``state, value, limit, finding``."""
