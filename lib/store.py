@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -310,17 +311,24 @@ def _about(path: Path) -> dict[str, str]:
 
 
 def matching(pattern: str, place: str) -> list[dict[str, Any]]:
-    """The rows of :func:`listing` of one place whose key, kind or label contains ``pattern``."""
+    """The rows of :func:`listing` of one place that ``pattern`` means: eight or more digits that a key begins with, or
+    whole words of a kind or label (``gmi`` is not ``plgmi``, ``fe`` is ``fe(0.5)``)."""
+    key = re.fullmatch("[0-9a-f]{8,}", pattern)
+    words = re.compile(rf"(?<![\w.-]){re.escape(pattern)}(?![\w.-])")
     return [
         row
         for row in listing()
-        if row["place"] == place and any(pattern in row[name] for name in ("key", "kind", "label"))
+        if row["place"] == place
+        and (
+            words.search(row["kind"])
+            or words.search(row["label"])
+            or (key and row["key"].startswith(pattern))
+        )
     ]
 
 
 def remove(pattern: str) -> list[str]:
-    """Remove cached stages whose key, kind or label contains ``pattern``, finished or not; the zoo is never
-    touched.
+    """Remove the cached stages that ``pattern`` means (:func:`matching`), finished or not; the zoo is never touched.
 
     Raises:
         UserError: nothing matches, or one that does is being made by another process (then all stay).
