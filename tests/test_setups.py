@@ -89,11 +89,13 @@ def test_a_setup_without_a_study_runs_on_the_usual_one():
     assert load_study("digits").setup == "digits"
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", "", "two words"])
+@pytest.mark.parametrize(
+    "name", ["../elsewhere", "a/b", ".hidden", "", "two words", "müller", "_mine", "-mine", "mine\n"]
+)
 def test_a_name_that_is_no_folder_name_is_refused(tmp_path, name):
     content = yaml.safe_load((FOLDER / "digits.yaml").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**content, "name": name}))
-    with pytest.raises(UserError, match=r"mine\.yaml\.name: expected letters, digits, - and _"):
+    with pytest.raises(UserError, match=r"mine\.yaml\.name: expected a-z, A-Z, 0-9"):
         load_setup(tmp_path / "mine.yaml")
 
 
