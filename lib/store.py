@@ -35,6 +35,8 @@ ZOO = ROOT / "results" / "zoo"
 RECORDS = ROOT / "results" / "records"
 """Read-only, as the zoo: the small stages of :mod:`lib.stages.records`."""
 CHECKPOINT_SECONDS = 120.0
+GIVEN_AS: dict[str, str] = {}
+"""The setups that this process has read: name -> what ``make run`` calls it, of one's own its file."""
 
 
 def essentials(config: Any) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def get(
     if seconds > 60 and os.environ.get("MIDRE_TRAIN") != "1":
         raise Missing(
             f"{stage.label} is not there yet and takes about {duration(seconds)} on this machine; make it with "
-            f"`make run SETUP={stage.params.get('setup', '...')}`, or set MIDRE_TRAIN=1 before opening the notebook"
+            f"{making(stage)}, or set MIDRE_TRAIN=1 before opening the notebook"
         )
     folder = _writable(cache_dir())
     with FileLock(folder / f"{stage.stem}.lock"):
@@ -191,6 +193,12 @@ def get(
         checkpoint.discard()
     (folder / f"{stage.stem}.lock").unlink(missing_ok=True)
     return artifact
+
+
+def making(stage: Stage) -> str:
+    """How a person makes a stage and all that goes with it, for messages."""
+    setup = stage.params.get("setup", "...")
+    return f"`make run SETUP={GIVEN_AS.get(setup, setup)}`"
 
 
 def put(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -18,6 +19,8 @@ import torch
 from lib import store
 from lib.errors import UserError
 from lib.runtime import provenance
+from lib.setups import load_setup
+from lib.setups.schema import FOLDER
 from lib.stages import zoo
 from lib.store import Checkpoint, Stage
 
@@ -100,6 +103,16 @@ def test_hours_are_not_spent_silently(monkeypatch):
         store.get(stage(), lambda checkpoint: pytest.fail("started"), seconds=7200)
     monkeypatch.setenv("MIDRE_TRAIN", "1")
     assert store.get(stage(), made(), seconds=7200).meta["steps"] == 7
+
+
+def test_how_to_make_a_stage_of_ones_own_setup_names_its_file(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text((FOLDER / "digits.yaml").read_text().replace("name: digits", "name: tiny"))
+    load_setup(path)
+    with pytest.raises(
+        store.Missing, match=f"make it with `make run SETUP={re.escape(str(path.resolve()))}`"
+    ):
+        store.get(stage(), lambda checkpoint: pytest.fail("started"), seconds=7200)
 
 
 def test_a_failed_stage_leaves_nothing_but_its_checkpoint():

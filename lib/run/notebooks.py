@@ -131,7 +131,7 @@ def run_notebook(
             )
         except PapermillExecutionError as error:
             os.replace(aside, failed)
-            if error.ename == UserError.__name__:
+            if error.ename in {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}:
                 raise UserError(f"notebook {source.stem}: {error.evalue}") from None
             raise NotebookError(
                 source.stem, _one_line(f"{error.ename}: {error.evalue}"), failed, shown=relative(failed)

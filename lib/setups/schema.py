@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from lib import store
 from lib.errors import UserError
 
 FOLDER = Path(__file__).parent
@@ -201,6 +202,8 @@ def load_setup(name: str | Path) -> Setup:
             f"{name}.name: expected a-z, A-Z, 0-9, and behind the first also . _ - (folders are called so), got "
             f"{setup.name!r}; rename it"
         )
+    own = str(name).endswith(SUFFIXES)
+    store.GIVEN_AS[setup.name] = str(Path(name).expanduser().resolve()) if own else setup.name
     return replace(setup, multiples={"none": [1.0]}, snapshots=[]) if setup.is_external else setup
 
 
