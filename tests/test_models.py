@@ -270,7 +270,7 @@ def test_weights_in_the_home_folder_are_found(tmp_path, importable, monkeypatch)
     options = {"factory": FACTORY, "weights": "~/w.safetensors"}
     assert load_external(image_size=16, **options).num_classes == 3
     assert (
-        external_config(options).digest()
+        external_config(options).digests()["weights_sha256"]
         == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
     )
 
