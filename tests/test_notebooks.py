@@ -188,7 +188,6 @@ def workshop(write_notebook, tmp_path, monkeypatch):
         "print('later cells do not run')",
     )
     write_notebook("03_defect", "setup: str = 'digits'  # world", "1 / 0")
-    write_notebook("05_missing", "", "from lib.store import Missing\nraise Missing('it takes 2 h; make it')")
     write_notebook("04_dead_kernel", "setup: str = 'digits'  # world", "import os\nos._exit(9)")
     return tmp_path / "out {x}"
 
@@ -246,7 +245,8 @@ def test_user_error_is_one_line_in_the_cell_and_in_the_terminal(workshop):
     assert failed[-1].execution_count is None
 
 
-def test_a_missing_stage_is_a_user_error_too(workshop):
+def test_a_missing_stage_is_a_user_error_too(workshop, write_notebook):
+    write_notebook("05_missing", "", "from lib.store import Missing\nraise Missing('it takes 2 h; make it')")
     with pytest.raises(UserError, match="notebook 05_missing: it takes 2 h; make it"):
         run_notebook("05", {}, workshop / "05_missing.ipynb")
 
