@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ ZOO = ROOT / "results" / "zoo"
 RECORDS = ROOT / "results" / "records"
 """Read-only, as the zoo: the small stages of :mod:`lib.stages.records`."""
 CHECKPOINT_SECONDS = 120.0
+GIVEN_AS: dict[str, str] = {}
+"""The setups that this process has read: name -> what ``make run`` calls it, of one's own its file."""
 
 
 def essentials(config: Any) -> dict[str, Any]:
@@ -174,7 +177,7 @@ def get(
     if seconds > 60 and os.environ.get("MIDRE_TRAIN") != "1":
         raise Missing(
             f"{stage.label} is not there yet and takes about {duration(seconds)} on this machine; make it with "
-            f"`make run SETUP={stage.params.get('setup', '...')}`, or set MIDRE_TRAIN=1 before opening the notebook"
+            f"{making(stage)}, or set MIDRE_TRAIN=1 before opening the notebook"
         )
     folder = _writable(cache_dir())
     with FileLock(folder / f"{stage.stem}.lock"):
@@ -190,6 +193,12 @@ def get(
         checkpoint.discard()
     (folder / f"{stage.stem}.lock").unlink(missing_ok=True)
     return artifact
+
+
+def making(stage: Stage) -> str:
+    """How a person makes a stage and all that goes with it, for messages."""
+    setup = stage.params.get("setup", "...")
+    return f"`make run SETUP={GIVEN_AS.get(setup, setup)}`"
 
 
 def put(
@@ -310,17 +319,24 @@ def _about(path: Path) -> dict[str, str]:
 
 
 def matching(pattern: str, place: str) -> list[dict[str, Any]]:
-    """The rows of :func:`listing` of one place whose key, kind or label contains ``pattern``."""
+    """The rows of :func:`listing` of one place that ``pattern`` means: eight or more digits that a key begins with, or
+    whole words of a kind or label (``gmi`` is not ``plgmi``, ``fe`` is ``fe(0.5)``)."""
+    key = re.fullmatch("[0-9a-f]{8,}", pattern)
+    words = re.compile(rf"(?<![\w.-]){re.escape(pattern)}(?![\w.-])")
     return [
         row
         for row in listing()
-        if row["place"] == place and any(pattern in row[name] for name in ("key", "kind", "label"))
+        if row["place"] == place
+        and (
+            words.search(row["kind"])
+            or words.search(row["label"])
+            or (key and row["key"].startswith(pattern))
+        )
     ]
 
 
 def remove(pattern: str) -> list[str]:
-    """Remove cached stages whose key, kind or label contains ``pattern``, finished or not; the zoo is never
-    touched.
+    """Remove the cached stages that ``pattern`` means (:func:`matching`), finished or not; the zoo is never touched.
 
     Raises:
         UserError: nothing matches, or one that does is being made by another process (then all stay).

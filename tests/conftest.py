@@ -15,11 +15,12 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has its own stage store, results folder and allowance for what is made unasked."""
+    """Every test has its own stage store, results folder and allowance for what is made unasked; no setup is read."""
     folder = tmp_path_factory.mktemp("isolated")
     monkeypatch.setenv("MIDRE_CACHE", str(folder / "cache"))
     monkeypatch.setenv("RESULTS_DIR", str(folder / "results"))
     monkeypatch.setattr("lib.stages.progress._UNASKED", [])
+    monkeypatch.setattr("lib.store.GIVEN_AS", {})
 
 
 @pytest.fixture

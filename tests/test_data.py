@@ -482,6 +482,36 @@ def test_photos_that_come_to_a_folder_make_another_world(tmp_path, monkeypatch):
     key = data_stage(relative).key
     monkeypatch.chdir(public)
     assert data_stage(load_setup(tmp_path / "mine.yaml")).key == key, "whoever reads it from where"
+    monkeypatch.chdir(tmp_path)
+    assert data_stage(load_setup("mine.yaml")).key == key, "and however it is called"
+
+
+def test_what_is_no_photo_makes_no_other_world(tmp_path):
+    private = faces(tmp_path / "private", {"Ann": 4, "Bo": 4})
+    setup = folder_setup(tmp_path, private, private)
+    before = data_stage(setup).key
+    for path in (private / ".DS_Store", private / "Ann" / "Thumbs.db", private / "stray.png"):
+        path.write_bytes(photo())
+    world_module._files.cache_clear()  # as in another process
+    assert data_stage(setup).key == before
+
+
+@pytest.mark.parametrize(
+    ("named", "changes", "remedy"),
+    [
+        (True, {"others": {"verifier": 1.0}}, "or set data.verifier_share"),
+        (False, {"others": {"verifier": 1.0}}, "raise data.private.min_images.$"),
+        (False, {"others": {}, "verifier_share": 0.5}, "no names: leave out data.verifier_share"),
+    ],
+)
+def test_a_verifier_needs_people_who_have_names(tmp_path, monkeypatch, named, changes, remedy):
+    private = faces(tmp_path / "private", {"Ann": 4, "Bo": 4})
+    names = ["x"] if named else []
+    strangers = Images(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.full((8,), len(names) - 1), names)
+    monkeypatch.setitem(world_module.SOURCES, "strangers", lambda size: strangers)
+    setup = folder_setup(tmp_path, private, private, public={"source": "strangers"}, **changes)
+    with pytest.raises(UserError, match=f"digits: expected at least 2 people for the verifier.*{remedy}"):
+        load_world(setup)
 
 
 def test_only_worlds_of_ones_own_photos_were_read_anew_when_orientation_came(tmp_path):

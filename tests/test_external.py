@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from lib import results
 from lib.errors import UserError
+from lib.models import external
 from lib.reports import ablations, evaluation_report, outside, tradeoff_report, training_report
 from lib.reports.workbook import Workbook, open_workbook
 from lib.run import notebooks
@@ -179,6 +181,25 @@ def test_another_order_is_another_target(world, tmp_path):
     first = targets.target_stage(setup, "none", 0, 1).key
     setup.target.network["class_names"] = ["Anna", "Ben", "Carl"]
     assert targets.target_stage(setup, "none", 0, 1).key != first
+
+
+def test_other_code_of_the_factory_is_another_target_and_another_run(world, tmp_path, monkeypatch):
+    setup, source = load_setup(path := world()), notebooks.notebook_path("03")
+
+    def keys() -> tuple[str, str]:
+        monkeypatch.delitem(sys.modules, "own_network", raising=False)  # as in another process
+        external._source_digest.cache_clear()
+        return targets.target_stage(setup, "none", 0, 1).key, notebooks._run_key(source, {"setup": path}, {})
+
+    first = keys()
+    assert keys() == first
+    (tmp_path / "own_network.py").write_text(FACTORY.replace("nn.Flatten()", "nn.ReLU(), nn.Flatten()"))
+    assert not set(keys()) & set(first)
+    setup.target.network["factory"] = "nowhere.at_all:network"
+    with pytest.raises(
+        UserError, match="'nowhere.at_all:network': .* no such module .* target.network.factory"
+    ):
+        keys()
 
 
 @pytest.mark.parametrize(

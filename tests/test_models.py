@@ -107,6 +107,12 @@ def test_skip_scale_one_is_the_plain_network_and_zero_cuts_the_skip():
     assert not torch.allclose(model(images), before)
 
 
+@pytest.mark.parametrize("size", [16, 25, 30, 31])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec["kind"])
+def test_networks_are_built_for_any_size(spec, size):
+    assert build_classifier(spec, 3, size)(torch.rand(2, 3, size, size)).shape == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("spec", "word"),
     [
@@ -264,7 +270,7 @@ def test_weights_in_the_home_folder_are_found(tmp_path, importable, monkeypatch)
     options = {"factory": FACTORY, "weights": "~/w.safetensors"}
     assert load_external(image_size=16, **options).num_classes == 3
     assert (
-        external_config(options).digest()
+        external_config(options).digests()["weights_sha256"]
         == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
     )
 

@@ -245,6 +245,12 @@ def test_user_error_is_one_line_in_the_cell_and_in_the_terminal(workshop):
     assert failed[-1].execution_count is None
 
 
+def test_a_missing_stage_is_a_user_error_too(workshop, write_notebook):
+    write_notebook("05_missing", "", "from lib.store import Missing\nraise Missing('it takes 2 h; make it')")
+    with pytest.raises(UserError, match="notebook 05_missing: it takes 2 h; make it"):
+        run_notebook("05", {}, workshop / "05_missing.ipynb")
+
+
 def test_a_defect_and_a_dead_kernel_are_not_user_errors(workshop):
     for name, reason in (("03", "ZeroDivisionError"), ("04", "DeadKernelError")):
         with pytest.raises(NotebookError, match=reason) as caught:

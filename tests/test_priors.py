@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 import torch
+import yaml
 from torch.nn import functional as F
 
 from lib.errors import UserError
@@ -23,6 +25,7 @@ from lib.priors import (
 )
 from lib.priors.augment import _translate
 from lib.priors.stylegan import ModulatedConv, activate, build_networks, upsample
+from lib.setups.schema import from_dict
 from lib.store import Checkpoint
 
 SPEC = StyleSpec(
@@ -392,8 +395,14 @@ def test_network_shapes_follow_the_image_size():
     assert spec_for(64) == StyleSpec() == StyleSpec(**StyleSpec().as_dict())
     with pytest.raises(UserError, match="power of two"):
         StyleSpec(image_size=48)
-    with pytest.raises(UserError, match="at most 64"):
-        spec_for(128)
+    for size in (100, 128):  # what is advised for the one is of no use for the other
+        with pytest.raises(UserError, match="a power of two" if size == 100 else "at most 64") as caught:
+            spec_for(size)
+    advised = yaml.safe_load(re.sub(r"\[(\d) widths\]", r"\1", str(caught.value).partition("networks: ")[2]))
+    widths = {name: [4] * value for name, value in advised.items() if name != "image_size"}
+    config = from_dict(GanConfig, {"networks": {**widths, "image_size": 128}}, "priors.stylegan")
+    generator, discriminator = build_networks(config.networks)
+    assert discriminator(generator(torch.randn(4, 128))).shape == (4,)
     with pytest.raises(UserError, match="expected 4 widths for 32 pixels"):
         StyleSpec(image_size=32)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from toys import attacked_book
@@ -21,7 +23,7 @@ from lib.reports import adaptive_report, attack_report, referee_checks, referee_
 from lib.reports.workbook import Workbook, open_workbook
 from lib.run import settle
 from lib.run.plan import plan
-from lib.setups import Study, setup_names
+from lib.setups import Setup, Study, setup_names
 from lib.stages import inversion, knowledge, priors, students, success, targets
 from lib.statistics import Interval
 
@@ -424,6 +426,32 @@ def test_constants_are_settled_by_the_throw_away_target(
     assert shown["chosen"].to_dict() == {"learning rate 0.05": False, "learning rate 0.2": True}
     with pytest.raises(UserError, match="no grid for 'gmi'"):
         settle.settle(book.setup, "gmi")
+
+
+def test_trials_of_another_target_prior_or_attack_do_not_count(
+    book: Workbook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
+    monkeypatch.setattr(targets, "target", lambda *_, **__: pytest.fail("something was trained"))
+    values = json.dumps({**settle._usual(book.setup, "ppa"), "learning_rate": 0.05}, sort_keys=True)
+    row = {"values": values, "target_confidence": 0.5, "made_of": settle._made_of(book.setup, "ppa")}
+    path = settle._tables(book.setup, "ppa")[0]
+    path.parent.mkdir(parents=True)
+
+    def count(setup: Setup, **changes: str) -> int:
+        pd.DataFrame([{**row, **changes}]).to_csv(path, index=False)
+        return len(settle.tried(setup))
+
+    assert count(book.setup) == 1 and count(book.setup, made_of="") == 1, (
+        "it is of before the column was there"
+    )
+    recipe = {**book.setup.target.recipe, "learning_rate": 1e-3}
+    target = dataclasses.replace(book.setup.target, recipe=recipe)
+    others = [{"target": target}, {"priors": {"eigenfaces": {"components": 7}}}]
+    assert [count(dataclasses.replace(book.setup, **other)) for other in others] == [0, 0]
+    method = dataclasses.replace(attacks.get("ppa"), own_revision=9)
+    monkeypatch.setattr(attacks, "get", lambda name: method)
+    assert count(book.setup) == 0
 
 
 def test_every_grid_and_listed_attack_of_the_shipped_setups_is_valid() -> None:

@@ -6,31 +6,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib import attacks
 from lib.defences import build, canonical
 from lib.errors import UserError
+from lib.reports.workbook import open_workbook
 from lib.results.schema import PUBLISHED
 from lib.run import settle
 from lib.run.notebooks import study_notebooks
 from lib.setups import load_setup, load_study, name_of, setup_names
 from lib.setups.schema import FOLDER
-from lib.stages.targets import recipe_of
+from lib.stages.whole import check_setup
 
 
 @pytest.mark.parametrize("name", setup_names())
 def test_shipped_setups_are_whole(name):
     setup = load_setup(name)
     assert setup.name == name
-    for config in (setup.target, *setup.evaluators.values(), setup.verifier):
-        if config.network["kind"] != "external":
-            recipe_of(config, name)
-        build(config.defence, setup.defences)
-    for attack, budgets in setup.attacks.items():
-        for budget in budgets:
-            if budget not in setup.priors:
-                for prior in setup.priors:
-                    constants = {**budgets.get(prior, {}), **setup.budget(attack, budget)}
-                    attacks.get(attack).budget(**constants)
+    check_setup(setup)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "studies").glob("*.yaml")))
@@ -67,6 +58,50 @@ def test_a_changed_setup_is_refused_with_the_key(tmp_path, change, word):
     assert "\n" not in str(error.value)
 
 
+MAIN = {"network": {"kind": "ir"}, "recipe": {"steps": 8}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"evaluators.main.recipe.stepz": 3}, r"digits\.evaluators\.main\.recipe: unknown key 'stepz'"),
+        ({"target.recipe.learning_rate": "2e-3"}, r"digits\.target\.recipe\.learning_rate: expected float"),
+        ({"target.recipe": {"batch": 64}}, r"digits\.target\.recipe: key 'steps' is missing"),
+        ({"verifier.recipe.batch": -4}, "batch >= 1"),
+        ({"verifier.network.kind": "resnet"}, "'resnet' is unknown"),
+        ({"verifier.network.feature_size": -4}, "correct the setup's network"),
+        ({"evaluators.main.pretrained": {"cosine": 16.0}}, "pretrained: expected sets.* add sets"),
+        ({"evaluators.main.defence": "ree(0.1)"}, "'ree': expected one of"),
+        ({"evaluators": {"first": MAIN}}, r"digits\.evaluators: expected main, got first"),
+        ({"priors.eigenfaces": {"component": 3}}, r"priors\.eigenfaces: unknown key 'component'"),
+        ({"priors.pixels": {}}, "expected some of eigenfaces, .* got 'pixels'"),
+        ({"attacks.pppa": {"headline": {}}}, "got 'pppa'"),
+        ({"attacks.ppa.headline.steps": 0}, "budget steps"),
+        ({"students": [{"network": {"kind": "nothing"}}]}, "'nothing' is unknown"),
+        ({"robustness.evasion.colour": 1}, "unknown key 'colour'"),
+        ({"false_accept_rate": 5.0}, r"false_accept_rate: expected a number in \(0,1\), got 5"),
+        ({"data.test": 1.5}, "test=1.5"),
+        ({"image_size": 0}, "image_size: expected at least 8"),
+        ({"multiples": {}}, "multiples: expected a defence"),
+        ({"multiples.none": [0]}, "multiples: expected training lengths above 0"),
+        ({"snapshots": [1.5]}, "snapshots"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_would_fail_hours_later_is_refused_when_the_setup_is_opened(tmp_path, changes, word):
+    content = yaml.safe_load((FOLDER / "digits.yaml").read_text())
+    for place, value in changes.items():
+        *above, key = place.split(".")
+        part = content
+        for name in above:
+            part = part.setdefault(name, {})
+        part[key] = value
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=word) as error:
+        open_workbook(str(tmp_path / "mine.yaml"))
+    assert "\n" not in str(error.value)
+
+
 def test_missing_keys_unknown_names_and_broken_files(tmp_path):
     content = yaml.safe_load((FOLDER / "digits.yaml").read_text())
     del content["verifier"]
@@ -89,11 +124,13 @@ def test_a_setup_without_a_study_runs_on_the_usual_one():
     assert load_study("digits").setup == "digits"
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", "", "two words"])
+@pytest.mark.parametrize(
+    "name", ["../elsewhere", "a/b", ".hidden", "", "two words", "müller", "_mine", "-mine", "mine\n"]
+)
 def test_a_name_that_is_no_folder_name_is_refused(tmp_path, name):
     content = yaml.safe_load((FOLDER / "digits.yaml").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**content, "name": name}))
-    with pytest.raises(UserError, match=r"mine\.yaml\.name: expected letters, digits, - and _"):
+    with pytest.raises(UserError, match=r"mine\.yaml\.name: expected a-z, A-Z, 0-9"):
         load_setup(tmp_path / "mine.yaml")
 
 

@@ -135,6 +135,7 @@ def test_a_batch_makes_what_is_missing_and_goes_on_after_a_failure(
     lean = dataclasses.replace(
         book, study=dataclasses.replace(book.study, referee=[], evaded=[], backdoored=[])
     )
+    targets.headline(book.setup, "none")
     units = batch.missing(lean)
     assert [len(unit) for unit in units] == [4, 2], "a model a unit"
     assert [len(unit) for unit in batch.missing(lean, "re(0.1,0.4)")] == [2]
@@ -147,6 +148,28 @@ def test_a_batch_makes_what_is_missing_and_goes_on_after_a_failure(
     assert [len(unit) for unit in batch.missing(lean)] == [2], "only what failed is left"
     with pytest.raises(UserError, match="at least one worker"):
         batch.make(lean, workers=0)
+
+
+def test_training_lengths_are_chosen_first_by_the_workers_and_for_what_matches_alone(
+    book: Workbook, shelf: Path, monkeypatch: pytest.MonkeyPatch
+):
+    runs = [book.attack(d, budget="quick") for d in ("none", "early(0.5)", "re(0.1,0.4)")]
+    monkeypatch.setenv("MIDRE_CACHE", str(shelf / "elsewhere"))
+    monkeypatch.setattr(batch, "recorded", lambda _: runs)
+    study = dataclasses.replace(book.study, referee=[], evaded=[], backdoored=[])
+    lean = dataclasses.replace(book, study=study)
+    shared: list[list[batch.Task]] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(targets, "target", lambda *_, **__: pytest.fail("trained while it was planned"))
+        assert batch.lengths(lean) == [[("selection", runs[0])]], "the others' is the same, or there is one"
+        assert [attack for ((_, attack), _) in batch.missing(lean)] == runs[2:]
+        assert batch.lengths(lean, "re(0.1,0.4)") == [] and len(batch.lengths(lean, "none x2")) == 1
+        patched.setattr(batch, "_share_out", lambda _, units, *__: shared.extend(units) or [])
+        patched.setattr(batch, "keep", lambda _: None)
+        assert batch.make(lean, show=lambda _: None) == []
+    assert [[kind for kind, _ in unit] for unit in shared] == [["selection"], ["outcome", "measured"]]
+    ((line, failed),) = batch._make([("selection", runs[0])])
+    assert not failed and "training length of none" in line and batch._is_known(runs[0])
 
 
 def test_a_process_that_dies_is_a_failure_and_not_the_end() -> None:

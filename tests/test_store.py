@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -18,6 +19,8 @@ import torch
 from lib import store
 from lib.errors import UserError
 from lib.runtime import provenance
+from lib.setups import load_setup
+from lib.setups.schema import FOLDER
 from lib.stages import zoo
 from lib.store import Checkpoint, Stage
 
@@ -100,6 +103,16 @@ def test_hours_are_not_spent_silently(monkeypatch):
         store.get(stage(), lambda checkpoint: pytest.fail("started"), seconds=7200)
     monkeypatch.setenv("MIDRE_TRAIN", "1")
     assert store.get(stage(), made(), seconds=7200).meta["steps"] == 7
+
+
+def test_how_to_make_a_stage_of_ones_own_setup_names_its_file(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text((FOLDER / "digits.yaml").read_text().replace("name: digits", "name: tiny"))
+    load_setup(path)
+    with pytest.raises(
+        store.Missing, match=f"make it with `make run SETUP={re.escape(str(path.resolve()))}`"
+    ):
+        store.get(stage(), lambda checkpoint: pytest.fail("started"), seconds=7200)
 
 
 def test_a_failed_stage_leaves_nothing_but_its_checkpoint():
@@ -364,6 +377,57 @@ def test_the_command_lists_and_removes_unfinished_stages(capsys):
     assert capsys.readouterr().out == "removed a target\n"
     assert main(["cache", "rm", stage().key]) == 2
     assert "no cached stage matches" in capsys.readouterr().err
+
+
+NAMES = [
+    "lfw64 target fe(0.5) x4 seed 0",
+    "lfw64 target trapmid x4 seed 0",
+    "lfw64 none x4 seed 0 plgmi conditional_gan headline attack seed 0",
+    "lfw64 none x4 seed 0 lomma_gmi eigenfaces headline attack seed 0",
+    "lfw64 none x4 seed 0 gmi eigenfaces headline attack seed 0",
+    "lfw64 none x4 seed 0 ppa+eot4 eigenfaces quick attack seed 0",
+    "lfw64 re(0.1,0.4) x4 seed 0 ppa eigenfaces quick attack seed 0",
+    "lfw64-mine target none x4 seed 0",
+]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("fe", [0]),
+        ("mid", []),
+        ("gmi", [4]),
+        ("lomma_gmi", [3]),
+        ("ppa", [5, 6]),
+        ("ppa+eot4", [5]),
+        ("re(0.1,0.4)", [6]),
+        ("lfw64", [0, 1, 2, 3, 4, 5, 6]),
+        ("lfw64 target", [0, 1]),
+        ("made", list(range(len(NAMES)))),
+    ],
+)
+@pytest.mark.parametrize("place", ["cache", "records"])
+def test_a_name_means_itself_and_no_longer_one(tmp_path, monkeypatch, place, pattern, meant):
+    monkeypatch.setattr(store, "RECORDS", tmp_path)
+    for seed, label in enumerate(NAMES):
+        store.put(
+            Stage("made", label, {"seed": seed}),
+            {"weights": torch.zeros(1)},
+            {},
+            folder=store.RECORDS if place == "records" else None,
+        )
+    assert sorted(row["label"] for row in store.matching(pattern, place)) == sorted(NAMES[k] for k in meant)
+
+
+def test_a_key_is_meant_by_eight_of_its_digits_and_not_by_fewer():
+    stages = [stage(seed=seed) for seed in range(40)]
+    for one in stages:
+        store.put(one, {"weights": torch.zeros(1)}, {})
+    key = stages[7].key
+    assert [row["key"] for row in store.matching(key[:8], "cache")] == [key]
+    for pattern in (key[:7], key[1:9], key[0]):
+        with pytest.raises(UserError, match="no cached stage matches"):
+            store.remove(pattern)
 
 
 # --- damage -------------------------------------------------------------------------------------------

@@ -34,14 +34,18 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(Path(where) / name for where, _, names in found for name in names)
 
 
+def photos_below(folder: Path) -> list[Path]:
+    """The images of :func:`folder`, sorted: those that lie in the folder of somebody."""
+    return [p for p in files_below(folder) if p.suffix.lower() in SUFFIXES and p.parent != folder]
+
+
 def folder(size: int, *, path: Path, crop: int | None = None) -> Images:
     """Any ``root/<identity>/*.jpg``: one identity a folder, photos below it."""
     if not path.is_dir():
         raise UserError(f"{path}: expected a folder with one folder per identity, found none")
     files: dict[str, list[Path]] = defaultdict(list)
-    for file in files_below(path):
-        if file.suffix.lower() in SUFFIXES and file.parent != path:
-            files[file.relative_to(path).parts[0]].append(file)
+    for file in photos_below(path):
+        files[file.relative_to(path).parts[0]].append(file)
     if not files:
         raise UserError(
             f"{path}: expected images as {path.name}/<identity>/*.jpg, found none; check the layout"

@@ -37,11 +37,7 @@ def split_photos(images: Images, *, validation: float, test: float, seed: int) -
     Raises:
         UserError: a person has fewer than three photos, or the fractions leave nothing to train on.
     """
-    if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
-        raise UserError(
-            f"split: expected fractions in (0,1) that leave something for training, got validation={validation}, "
-            f"test={test}"
-        )
+    check_shares(validation, test)
     parts: dict[str, list[torch.Tensor]] = {"train": [], "validation": [], "test": []}
     for label, name in enumerate(images.names):
         where = (images.labels == label).nonzero().squeeze(1)
@@ -56,6 +52,15 @@ def split_photos(images: Images, *, validation: float, test: float, seed: int) -
         parts["validation"].append(where[tests : tests + validations])
         parts["train"].append(where[tests + validations :])
     return {name: images.take(torch.cat(index).sort().values) for name, index in parts.items()}
+
+
+def check_shares(validation: float, test: float) -> None:
+    """Raises: UserError for shares of a person's photos that are none, or leave nothing to train on."""
+    if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
+        raise UserError(
+            f"split: expected fractions in (0,1) that leave something for training, got validation={validation}, "
+            f"test={test}"
+        )
 
 
 def cut_by_name(images: Images, shares: dict[str, float], *, seed: int) -> dict[str, Images]:

@@ -11,7 +11,7 @@ import torch
 
 from lib import store
 from lib.data.images import Images
-from lib.data.sources import SOURCES, files_below
+from lib.data.sources import SOURCES, photos_below
 from lib.data.splits import choose_people, cut_by_name, hold_out, split_photos
 from lib.errors import UserError
 from lib.setups import DataConfig, Setup, SourceConfig
@@ -42,7 +42,7 @@ class World:
 def data_stage(setup: Setup) -> Stage:
     """Version 2 turns photos upright and keeps dark 16-bit ones dark. The known data sets have neither kind
     and stay at version 1, so that nothing made from them is orphaned. Of one's own folders the names and sizes of
-    all files count: other photos make another stage."""
+    the photos count: other photos make another stage."""
     params = {"setup": setup.name, "size": setup.image_size, **store.essentials(setup.data)}
     own = [s for s in (setup.data.private, setup.data.public) if s.source == "folder"]
     if own:
@@ -53,9 +53,9 @@ def data_stage(setup: Setup) -> Stage:
 
 @cache  # looked at once by a process: keys are asked for thousands of times
 def _files(folder: str) -> str:
-    """Hash of the names and sizes of what is in a folder, however deep."""
+    """Hash of the names and sizes of the photos in a folder; what else lies there (.DS_Store) is nothing to it."""
     found = sorted(
-        (path.relative_to(folder).as_posix(), path.stat().st_size) for path in files_below(Path(folder))
+        (path.relative_to(folder).as_posix(), path.stat().st_size) for path in photos_below(Path(folder))
     )
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
@@ -99,11 +99,17 @@ def _make(setup: Setup) -> tuple[dict[str, torch.Tensor], dict]:
     sets["public"], sets["public_held_out"] = hold_out(public, config.public_held_out, seed=config.split_seed)
     sets |= helpers
     verifier = sets.get("verifier")
-    if verifier is not None and (not len(verifier) or len(verifier.names) == 1):
-        raise UserError(
-            f"{setup.name}: expected at least 2 people for the verifier, got {len(verifier.names)}; leave some out of "
-            "the private ones (raise data.private.min_images), or set data.verifier_share"
-        )
+    people = 2 if verifier is None else len(verifier.labels[verifier.labels >= 0].unique())
+    if people < 2:
+        named = bool(public.names)
+        if config.verifier_share and not named:
+            remedy = (
+                "the public photos carry no names: leave out data.verifier_share, give data.others a verifier"
+            )
+        else:
+            remedy = "leave some out of the private ones (raise data.private.min_images)"
+            remedy += ", or set data.verifier_share" if named else ""
+        raise UserError(f"{setup.name}: expected at least 2 people for the verifier, got {people}; {remedy}")
     tensors = {name: tensor for key, images in sets.items() for name, tensor in images.tensors(key).items()}
     meta = {
         "sets": {key: images.text() for key, images in sets.items()},

@@ -94,7 +94,7 @@ def build_classifier(
             raise UserError(
                 f"network kind {kind!r} is unknown; expected residual, ir, densenet or torchvision"
             )
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:  # the last by torch, of negative sizes
         raise UserError(f"network {spec}: {error}; correct the setup's network") from error
     size = body.feature_size
     head = Cosine(size, num_classes, spec["cosine"]) if spec.get("cosine") else nn.Linear(size, num_classes)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,27 @@ class External:
             raise UserError(f"{path}: expected a weights file, found none; correct target.network.weights")
         return path
 
-    def digest(self) -> str:
-        """SHA-256 of the weights file."""
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the weights file, and of the one that the factory is in.
+
+        Raises:
+            UserError: there is none.
+        """
         with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"weights_sha256": weights, "factory_sha256": _source_digest(self.factory)}
+
+
+@cache  # as Python, which reads a module once
+def _source_digest(factory: str) -> str:
+    try:
+        spec = importlib.util.find_spec(factory.partition(":")[0])
+        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    except (ImportError, ValueError, AttributeError, TypeError, OSError) as error:
+        raise UserError(
+            f"factory {factory!r}: expected package.module:function, found no such module ({error}); correct "
+            "target.network.factory"
+        ) from error
 
 
 def external_config(content: dict[str, Any]) -> External:

@@ -69,12 +69,12 @@ class ImprovedResidual(nn.Module):
             nn.BatchNorm2d(widths[0]),
             PReLU(widths[0]),
         ]
-        inputs = widths[0]
+        inputs, side = widths[0], image_size
         for width, count in zip(widths, units, strict=True):
             for number in range(count):
                 layers.append(Unit(inputs, width, 2 if number == 0 else 1))
                 inputs = width
-        side = image_size // 2 ** len(widths)
+            side = (side + 1) // 2  # strided convolutions round up
         self.body = nn.Sequential(*layers, nn.BatchNorm2d(inputs))
         self.embed = nn.Sequential(
             nn.Dropout(dropout),

@@ -3,7 +3,7 @@
 from lib.priors.augment import augment
 from lib.priors.conditional_gan import ConditionalGan, ConditionalSpec
 from lib.priors.conditional_training import ConditionalGanConfig, train_conditional_gan
-from lib.priors.eigenfaces import Eigenfaces
+from lib.priors.eigenfaces import Eigenfaces, EigenfacesConfig
 from lib.priors.gan import GanConfig, train_gan
 from lib.priors.interface import Block, Prior, clamp_through
 from lib.priors.inversion_gan import DcganSpec, InversionGan
@@ -22,6 +22,7 @@ __all__ = [
     "DcganSpec",
     "Discriminator",
     "Eigenfaces",
+    "EigenfacesConfig",
     "GanConfig",
     "Generator",
     "InversionGan",

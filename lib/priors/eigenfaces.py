@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -11,6 +12,21 @@ from torch import Tensor
 
 from lib.errors import UserError
 from lib.priors.interface import Block, Prior, clamp_through
+
+
+@dataclass(frozen=True)
+class EigenfacesConfig:
+    """What a setup says of them.
+
+    Attributes:
+        components: latent dimensions.
+    """
+
+    components: int = 256
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise UserError(f"eigenfaces components: expected at least 1, got {self.components}; raise it")
 
 
 class Eigenfaces(Prior):

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from lib.errors import UserError
 
 SLOPE = 0.2
+CHANNELS = ("generator_channels", "discriminator_channels")
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,12 @@ class StyleSpec:
     discriminator_channels: tuple[int, ...] = (48, 96, 128, 160)
 
     def __post_init__(self) -> None:
-        for name in ("generator_channels", "discriminator_channels"):
+        for name in CHANNELS:
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        size = self.image_size
-        if size < 8 or size & (size - 1):
-            raise UserError(
-                f"image_size: expected a power of two of at least 8, got {size}; resize the images"
-            )
-        levels = size.bit_length() - 2
-        for name, expected in (("generator_channels", levels), ("discriminator_channels", levels - 1)):
+        for name, expected in zip(CHANNELS, levels(self.image_size), strict=True):
             if len(getattr(self, name)) != expected:
                 raise UserError(
-                    f"{name}: expected {expected} widths for {size} pixels, got {len(getattr(self, name))}; "
+                    f"{name}: expected {expected} widths for {self.image_size} pixels, got {len(getattr(self, name))}; "
                     "give one per resolution"
                 )
 
@@ -64,15 +59,30 @@ class StyleSpec:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
+def levels(image_size: int) -> tuple[int, int]:
+    """Resolutions of the generator and the discriminator.
+
+    Raises:
+        UserError: another size than 8, 16, 32 ...
+    """
+    if image_size < 8 or image_size & (image_size - 1):
+        raise UserError(
+            f"image_size: stylegan expected a power of two of at least 8, got {image_size}; change it, or take "
+            "stylegan out of the setup's priors"
+        )
+    return image_size.bit_length() - 2, image_size.bit_length() - 3
+
+
 def spec_for(image_size: int) -> StyleSpec:
     """The default networks at ``image_size`` (32 or 64), about 1.2 M parameters each."""
     defaults = StyleSpec()
-    drop = (defaults.image_size // image_size).bit_length() - 1 if image_size <= defaults.image_size else -1
+    kept, drop = levels(image_size)[0], (defaults.image_size // image_size).bit_length() - 1
     if drop < 0:
         raise UserError(
-            f"image_size: expected at most {defaults.image_size}, got {image_size}; pass a StyleSpec"
+            f"image_size: stylegan has networks of its own for at most {defaults.image_size} pixels, got {image_size}; "
+            f"lower it, or describe others in the setup: priors.stylegan.networks: {{image_size: {image_size}, "
+            f"generator_channels: [{kept} widths], discriminator_channels: [{kept - 1} widths]}}"
         )
-    kept = len(defaults.generator_channels) - drop
     return StyleSpec(
         image_size=image_size,
         generator_channels=defaults.generator_channels[:kept],

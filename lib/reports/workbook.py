@@ -19,6 +19,7 @@ from lib.setups import Setup, Study, load_setup, load_study
 from lib.stages import inversion, measures, records, targets
 from lib.stages.inversion import Attack
 from lib.stages.progress import in_kernel
+from lib.stages.whole import check_setup
 
 
 @dataclass(frozen=True)
@@ -299,10 +300,11 @@ def open_workbook(
     is not to train anything, of a study that is made step by step, it is ``partial``.
 
     Raises:
-        UserError: unknown setup or defence, something to train with a given network, or a seed that is not a
-            whole number >= 0.
+        UserError: unknown setup or defence, a setup that is not whole, something to train with a given network, or a
+            seed that is not a whole number >= 0.
     """
     world = load_setup(setup)
+    check_setup(world)
     study = load_study(world.name)
     if world.is_external:
         lists = "compared adaptive referee curves pages others lengths repeated combined evaded backdoored".split()

@@ -20,6 +20,7 @@ import pandas as pd
 from lib.defences.names import parse, spell
 from lib.errors import UserError
 from lib.runtime import ROOT
+from lib.setups.schema import FILE_NAME
 
 PUBLISHED = ROOT / "results"
 """The results that come with the repository; written by publishing only."""
@@ -55,7 +56,6 @@ _NUMBERS = {"value", "low", "high", "x"}
 _REQUIRED = {"setup", "metric", "value", "low", "high", "n", "headline", "curve", "x_name", "x", "identity"}
 _NOT_KEY = {"value", "low", "high", "n", "headline"}
 _SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*\Z")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _FRACTION = re.compile(
     r"(.*_)?(accuracy|match|rate|share|vote|precision|recall|coverage|fraction)(_top\d+)?(_unselected)?\Z"
 )
@@ -284,7 +284,7 @@ def _refuse(bad: pd.Series, values: pd.Series, kind: str, column: str, expected:
 
 
 def _save(kind, rows, name: str, allow_missing: Collection[str], folder: Path | None) -> Path:
-    if not _FILE.match(name) or name.endswith(".csv"):
+    if not FILE_NAME.match(name) or name.endswith(".csv"):
         raise UserError(
             f"{kind}: expected a plain file name without ending, got {name!r}; use [A-Za-z0-9._-]"
         )

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     promote.add_argument("setup")
     cache = command("cache", _cache, "list or remove cached stages and unfinished trainings")
     cache.add_argument("action", choices=["ls", "rm"])
-    cache.add_argument("pattern", nargs="?", help="rm: part of a key, kind or label")
+    cache.add_argument("pattern", nargs="?", help="rm: a key (eight digits do), or words of a kind or label")
     return parser
 
 
@@ -161,7 +161,7 @@ def _cache(options: argparse.Namespace) -> int:
 
     if options.action == "rm":
         if not options.pattern:
-            raise UserError("cache rm: expected a part of a key, kind or label; `cache ls` lists them")
+            raise UserError("cache rm: expected a key, or words of a kind or label; `cache ls` lists them")
         kept = [f"{row['kind']}-{row['key']}" for row in store.matching(options.pattern, "records")]
         if kept:
             print(

@@ -1,8 +1,8 @@
 """A study in pieces: what its tables still lack, made by several processes side by side and kept as it comes.
 
-A unit of work is a model with all that is to be measured of it, so that no two processes wait for one training. Where
-one fails the others go on. Stopping loses nothing: stages that are finished are found again, trainings and attacks that
-are not go on from their checkpoints.
+A unit of work is a model with all that is to be measured of it, so that no two processes wait for one training; before
+that, the choice of a training length. Where one fails the others go on. Stopping loses nothing: stages that are
+finished are found again, trainings and attacks that are not go on from their checkpoints.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from lib.reports import referee_report, robustness_report
 from lib.reports.workbook import Workbook
 from lib.run.plan import recorded
 from lib.run.publish import copy_files, copy_results
-from lib.stages import inversion, measures, robustness, success, targets
+from lib.stages import measures, robustness, success, targets
 from lib.stages.inversion import Attack
 from lib.store import Stage, duration
 
@@ -36,11 +37,15 @@ KINDS: dict[str, tuple[Callable[[Attack], Stage], Callable[[Attack], object]]] =
     "refereed": (referee_report.stage, referee_report.confidence),
     "evasion": (robustness.evasion_stage, robustness.evasion),
     "backdoor": (robustness.backdoor_stage, robustness.backdoor),
+    "selection": (
+        lambda attack: targets.selection_stage(attack.setup, attack.defence),
+        lambda attack: targets.selection(attack.setup, attack.defence),
+    ),
 }
 """Kind of record -> its stage, and what makes it."""
 OF_IMAGES = ("outcome", "measured", "refereed")
 """Kinds that are cheap once an attack's images are there."""
-RECORDS = ("selection", "answers", *KINDS)
+RECORDS = ("answers", *KINDS)
 """Kinds of small stages that are committed."""
 
 
@@ -52,14 +57,32 @@ def tasks(book: Workbook) -> list[Task]:
     return found + [("backdoor", attack) for attack in robustness_report.models(book, "backdoored")]
 
 
+def lengths(book: Workbook, match: str = "") -> list[list[Task]]:
+    """The training lengths that are to be chosen before anybody can say which targets the tables are of, a list each.
+
+    Args:
+        match: only those of what may have this in its label.
+    """
+    units: dict[str, list[Task]] = {}
+    for kind, attack in tasks(book):
+        if not _is_known(attack):
+            sized = (replace(attack, multiple=m) for m in targets.multiples_of(attack.setup, attack.defence))
+            if any(match in KINDS[kind][0](run).label for run in sized):
+                units.setdefault(KINDS["selection"][0](attack).key, [("selection", attack)])
+    return list(units.values())
+
+
 def missing(book: Workbook, match: str = "") -> list[list[Task]]:
-    """What the study's tables lack, a list a model, in the order of the study.
+    """What the study's tables lack, a list a model, in the order of the study; without what waits for
+    :func:`lengths`.
 
     Args:
         match: only what has this in its label, such as ``ppa`` or ``re(0.1,0.8)``.
     """
     units: dict[str, dict[str, Task]] = {}
     for kind, attack in tasks(book):
+        if not _is_known(attack):
+            continue
         stage = KINDS[kind][0](attack)
         if match in stage.label and not store.exists(stage):
             units.setdefault(attack.target_stage().key, {})[stage.key] = (kind, attack)
@@ -69,18 +92,32 @@ def missing(book: Workbook, match: str = "") -> list[list[Task]]:
 def make(
     book: Workbook, *, workers: int = 1, match: str = "", show: Callable[[str], None] = print
 ) -> list[str]:
-    """Make what :func:`missing` lists and keep it; what went wrong, a line a failure.
+    """Make what :func:`lengths` and then :func:`missing` list, and keep it; what went wrong, a line a failure.
 
     Raises:
         UserError: fewer than one worker.
     """
     if workers < 1:
         raise UserError(f"batch: expected at least one worker, got {workers}; raise it")
-    units, failures = missing(book, match), []
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    failures = []
+    if chosen := lengths(book, match):
+        show(f"{len(chosen)} training lengths to choose first, {min(workers, len(chosen))} at a time")
+        failures += _share_out(book, chosen, workers, show)
+    units = missing(book, match)
     show(
         f"{sum(map(len, units))} records of {len(units)} models to make, {min(workers, len(units))} at a time"
     )
+    failures += _share_out(book, units, workers, show)
+    keep(book)
+    return failures
+
+
+def _share_out(
+    book: Workbook, units: list[list[Task]], workers: int, show: Callable[[str], None]
+) -> list[str]:
+    """Make units in processes of their own; what went wrong, a line a failure."""
+    failures: list[str] = []
+    threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _begin, (threads, dict(os.environ)))
     try:
@@ -93,7 +130,6 @@ def make(
             copy_records(book.setup.name)
     finally:  # whoever interrupts does not want the next unit to begin
         pool.shutdown(wait=False, cancel_futures=True)
-    keep(book)
     return failures
 
 
@@ -138,7 +174,7 @@ def keep(book: Workbook) -> list[Path]:
     is left out."""
     listed = [(kind, attack) for kind, attack in tasks(book) if _is_known(attack)]
     for kind, attack in listed:
-        if kind in OF_IMAGES and not store.exists(KINDS[kind][0](attack)) and _is_made(attack):
+        if kind in OF_IMAGES and not store.exists(KINDS[kind][0](attack)) and success.has_images(attack):
             KINDS[kind][1](attack)
     there = [a for kind, a in listed if kind == "measured" and store.exists(measures.measured_stage(a))]
     book.invert(there)
@@ -165,9 +201,3 @@ def _is_known(attack: Attack) -> bool:
     if attack.multiple or len(lengths) == 1:
         return True
     return store.exists(targets.selection_stage(attack.setup, attack.defence))
-
-
-def _is_made(attack: Attack) -> bool:
-    """Whether the images are here, and the network they were made from."""
-    target = attack.target_stage()
-    return store.exists(target) and store.exists(inversion.reconstruction_stage(attack, target))

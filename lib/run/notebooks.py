@@ -24,6 +24,7 @@ from lib.run.live import ENGINE, LiveLine
 from lib.runtime import ROOT
 from lib.setups import load_setup, load_study, name_of
 from lib.setups.schema import SUFFIXES
+from lib.stages.targets import target_stage
 
 NOTEBOOKS = ROOT / "notebooks"
 GIVEN = ("01", "02", "03", "04", "05", "06")  # what can be run on a given network
@@ -131,7 +132,7 @@ def run_notebook(
             )
         except PapermillExecutionError as error:
             os.replace(aside, failed)
-            if error.ename == UserError.__name__:
+            if error.ename in {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}:
                 raise UserError(f"notebook {source.stem}: {error.evalue}") from None
             raise NotebookError(
                 source.stem, _one_line(f"{error.ename}: {error.evalue}"), failed, shown=relative(failed)
@@ -261,8 +262,8 @@ def _run_key(source: Path, parameters: Mapping[str, Any], environment: Mapping[s
     if "setup" in parameters:
         setup = load_setup(parameters["setup"])
         digest.update(repr((setup, load_study(setup.name), data_stage(setup).key)).encode())
-        weights = Path(str(setup.target.network.get("weights", ""))).expanduser()
-        digest.update(weights.read_bytes() if weights.is_file() else b"")
+        if setup.is_external:
+            digest.update(target_stage(setup, "none", 0, 1.0).key.encode())
     for path in sorted((ROOT / "lib").rglob("*")):
         if path.suffix in (".py", ".yaml"):
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())

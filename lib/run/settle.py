@@ -6,6 +6,7 @@ that its grid lists (``grids`` in the setup), so that none is tuned harder than 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from functools import partial
@@ -54,10 +55,10 @@ def trials(setup: Setup, attack: str) -> tuple[str, str, list[dict[str, Any]]]:
 def settle(setup: Setup, name: str) -> pd.DataFrame:
     """Run the grid; save ``settled/<setup>__<attack>.csv`` and return its rows, best first: the constants, the
     throw-away target's mean p_y over random views of what the attack keeps (``target_confidence``, the criterion),
-    its cross entropy of the plain images, and seconds per identity. Trials made before, with the same values,
-    are not repeated."""
+    its cross entropy of the plain images, and seconds per identity. Trials made before, with the same values
+    and of the same target, prior and attack (``made_of``), are not repeated."""
     prior, budget, grid = trials(setup, name)
-    run = Attack(setup, "none", SEED, name, prior, budget, SEED, LENGTH)
+    run, made_of = _run(setup, name), _made_of(setup, name)
     trained, method = run.target(), attacks.get(name)
     model, faces = trained.model.to(device()), run.load_prior()
     known = knowledge(setup, name, "none", trained)
@@ -97,6 +98,7 @@ def settle(setup: Setup, name: str) -> pd.DataFrame:
             "seconds": made.cost["seconds"],
             "people": len(people),
             "values": text,
+            "made_of": made_of,
         }
         rows.append(done[text])
         everything = _sorted(list(done.values()))  # trials of earlier grids, too
@@ -149,10 +151,23 @@ def _missing(setup: Setup) -> dict[str, int]:
     return found
 
 
+def _run(setup: Setup, name: str) -> Attack:
+    """The attack on the throw-away target that the trials of a grid vary."""
+    prior, budget, _ = trials(setup, name)
+    return Attack(setup, "none", SEED, name, prior, budget, SEED, LENGTH)
+
+
 def _usual(setup: Setup, name: str) -> dict[str, Any]:
     """The constants that a grid's trials share with the setup."""
-    grid = setup.grids[name]
-    return Attack(setup, "none", SEED, name, grid["prior"], grid["budget"], SEED).values
+    return _run(setup, name).values
+
+
+def _made_of(setup: Setup, name: str) -> str:
+    """What a trial depends on beside its constants, in short: the keys of the target, the prior and the students, and
+    the attack's revision. Nothing is trained for it."""
+    run = _run(setup, name)
+    stage = inversion.reconstruction_stage(run, run.target_stage())
+    return hashlib.sha256(json.dumps([stage.upstream, stage.version]).encode()).hexdigest()[:16]
 
 
 def _views(budget: Budget, *, candidates: int) -> Budget:
@@ -188,11 +203,13 @@ def _sorted(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _tried(setup: Setup, attack: str) -> dict[str, dict[str, Any]]:
-    """Trials of an earlier run, here or committed, by all their constants."""
+    """Trials of an earlier run, here or committed, by all their constants: those made of what there is now, and those
+    of before that was written down."""
     found: dict[str, dict[str, Any]] = {}
     for path in _tables(setup, attack):
         if path.is_file():
-            found |= {
-                row["values"]: row for row in pd.read_csv(path, dtype={"values": str}).to_dict("records")
-            }
+            table = pd.read_csv(path, dtype={"values": str, "made_of": str})
+            if "made_of" in table:
+                table = table[table["made_of"].isna() | (table["made_of"] == _made_of(setup, attack))]
+            found |= {row["values"]: row for row in table.to_dict("records")}
     return found

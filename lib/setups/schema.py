@@ -12,12 +12,15 @@ from typing import Any
 
 import yaml
 
+from lib import store
 from lib.errors import UserError
 
 FOLDER = Path(__file__).parent
 SUFFIXES = (".yaml", ".yml")
 USUAL_STUDY = "folder"
 """What a setup without a study of its own runs on."""
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+"""What files and folders of results may be called, and so a setup, whose name they begin with."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +197,13 @@ def load_setup(name: str | Path) -> Setup:
             makes no file name.
     """
     setup = _build(Setup, _read(name, FOLDER, setup_names()), str(name))
-    if not re.fullmatch(r"[\w-][\w.-]*", setup.name):
+    if not FILE_NAME.match(setup.name):
         raise UserError(
-            f"{name}.name: expected letters, digits, - and _ (folders are called so), got {setup.name!r}"
+            f"{name}.name: expected a-z, A-Z, 0-9, and behind the first also . _ - (folders are called so), got "
+            f"{setup.name!r}; rename it"
         )
+    own = str(name).endswith(SUFFIXES)
+    store.GIVEN_AS[setup.name] = str(Path(name).expanduser().resolve()) if own else setup.name
     return replace(setup, multiples={"none": [1.0]}, snapshots=[]) if setup.is_external else setup
 
 
@@ -233,7 +239,7 @@ def _read(name: str | Path, folder: Path, known: list[str]) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys, got {type(content).__name__}")
-    _resolve(content, path.parent)
+    _resolve(content, path.resolve().parent)
     return content
 
 

@@ -15,7 +15,7 @@ from lib.data import load_world
 from lib.data.world import data_stage
 from lib.erasing import ErasingLaw, erase
 from lib.errors import UserError
-from lib.priors import PRIORS, TRAINERS, Eigenfaces, Prior, prior_from_state
+from lib.priors import PRIORS, TRAINERS, Eigenfaces, EigenfacesConfig, Prior, prior_from_state
 from lib.runtime import device, generator
 from lib.setups import Setup
 from lib.setups.schema import from_dict
@@ -29,9 +29,18 @@ _SECONDS: dict[str, float] = {}
 
 
 def config(setup: Setup, kind: str) -> Any:
-    """All constants of a GAN, the setup's over the defaults."""
+    """All constants of a prior, the setup's over the defaults.
+
+    Raises:
+        UserError: an unknown kind, an unknown constant or a value that means nothing.
+    """
+    if kind not in PRIORS:
+        raise UserError(
+            f"{setup.name}.priors: expected some of {', '.join(PRIORS)}, got {kind!r}; correct it"
+        )
     constants = (setup.priors | setup.target_priors)[kind]
-    return from_dict(TRAINERS[kind].Config, constants, f"{setup.name}.priors.{kind}")
+    shape = TRAINERS[kind].Config if kind in TRAINERS else EigenfacesConfig
+    return from_dict(shape, constants, f"{setup.name}.priors.{kind}")
 
 
 def stage(setup: Setup, kind: str, *, law: ErasingLaw | None = None, target: Stage | None = None) -> Stage:

@@ -42,8 +42,8 @@ def expected(stage: Stage, seconds: Callable[[], float]) -> float:
         if sum(_UNASKED) + needed > TOGETHER:
             raise Missing(
                 f"{stage.label} is not there yet, and this kernel has already made stages for about "
-                f"{duration(sum(_UNASKED))}; make the rest with `make run SETUP={stage.params.get('setup', '...')}`, "
-                "or set MIDRE_TRAIN=1 before opening the notebook"
+                f"{duration(sum(_UNASKED))}; make the rest with {store.making(stage)}, or set MIDRE_TRAIN=1 before "
+                "opening the notebook"
             )
         _UNASKED.append(needed)
     if needed > NOTICEABLE and in_kernel():

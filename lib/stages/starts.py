@@ -23,8 +23,13 @@ def start_config(config: NetworkConfig) -> NetworkConfig:
     ``erased``, behind what of the defence erases.
 
     Raises:
-        UserError: nothing of it does.
+        UserError: nothing of it does, or the sets or the scale of the head are missing.
     """
+    if absent := [key for key in ("sets", "cosine") if key not in config.pretrained]:
+        raise UserError(
+            f"pretrained: expected sets (of people who are not private) and cosine (the scale of the head), got "
+            f"{', '.join(config.pretrained) or 'nothing'}; add {' and '.join(absent)}"
+        )
     apart = ("sets", "cosine", "erased")
     options = {key: value for key, value in config.pretrained.items() if key not in apart}
     network = {**config.network, "cosine": config.pretrained["cosine"]}

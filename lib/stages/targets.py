@@ -209,15 +209,14 @@ _GIVEN: dict[str, ExternalClassifier] = {}
 
 
 def _external_stage(setup: Setup, defence: str) -> Stage:
-    """What names the given network: its file, how it is read and, where there are private photos, whose they
+    """What names the given network: its files, how they are read and, where there are private photos, whose they
     are: they decide how its classes are numbered."""
     if canonical(defence, setup.defences) != "none":
         raise UserError(
             f"{setup.name}: the target is a given network, so there is nothing to train behind {defence!r}; "
             "ask for none"
         )
-    digest = external_config(setup.target.network).digest()
-    params = {**setup.target.network, "weights_sha256": digest}
+    params = {**setup.target.network, **external_config(setup.target.network).digests()}
     upstream = (data_stage(setup).key,) if setup.has_photos else ()
     return Stage("target", f"{setup.name} external target", params, upstream)
 

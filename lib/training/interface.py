@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.errors import UserError
+
 View = Callable[[Tensor], Tensor]
 
 
@@ -62,6 +64,13 @@ class Recipe:
     share: float = 1.0
     width: float = 1.0
     identities: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or not self.learning_rate >= 0:
+            raise UserError(
+                "recipe: expected steps >= 1, batch >= 1 and learning_rate >= 0, got "
+                f"{self.steps}, {self.batch}, {self.learning_rate}; correct the setup"
+            )
 
 
 History = Sequence[Mapping[str, float]]
