@@ -263,7 +263,8 @@ def test_the_report_is_of_the_stored_runs(book: Workbook) -> None:
     assert found["pearson"].n == len(values), "models are the sample"
     assert "Too small to conclude" in correlation.sentence(book, found)
     said = report.what_we_saw(evaded, opened, told, radius=8.0)
-    assert said.count("\n- ") == 6 and said.startswith("**Of 10 comparisons of a defended model with NoDef ")
+    assert said.count("\n- ") == 6 and said.startswith("**Of 6 comparisons of a defended model with NoDef ")
+    assert said.count("is not established to open NoDef") == 2, "three people cannot establish it"
     assert "PGD at 8/255" in said and "AutoAttack at 8/255" in said
     assert report.shown_evasion(evaded).shape == (6, 3) and len(report.shown_backdoor(opened)) == 4
     assert report.patterns(book).shape == (2, 3, 16, 16)
