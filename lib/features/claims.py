@@ -86,9 +86,7 @@ def distance_table(sets: FeatureSets, *, defence: str) -> pd.DataFrame:
         private, erased = here["private_train"], draws.get("private_erased")
         references = len(private) if erased is None else min(len(private), len(erased[0]))
         bandwidth = median_bandwidth(*(parts[0][:references] for parts in draws.values()))
-
-        def nearest(a: np.ndarray, b: np.ndarray, most: int = references) -> float:
-            return knn_distance(a, b, size=min(most, len(b))).mean() / squared_unit
+        nearest = partial(_nearest, references=references, unit=squared_unit)
 
         for query, reference in PAIRS:
             if query not in here or reference not in here:
@@ -106,13 +104,11 @@ def distance_table(sets: FeatureSets, *, defence: str) -> pd.DataFrame:
             rows += [(identity, pair_name(query, reference), name, value) for name, value in values.items()]
         others = sets.others(identity)
         if len(others):
-            pair = pair_name("other_classes", "private_train")
-            rows.append((identity, pair, "knn_distance", nearest(others, private)))
+            name = pair_name("other_classes", "private_train")
+            rows.append((identity, name, "knn_distance", nearest(others, private)))
         for query in VOTERS if erased is not None else ():
             if query in here:
-                value = _over_draws(
-                    lambda *three: nearest_set_vote(*three).mean(), draws[query], erased, [private]
-                )
+                value = _over_draws(nearest_set_vote, draws[query], erased, [private])
                 rows.append((identity, pair_name(query, "erased_or_private"), "nearest_set_vote", value))
     table = pd.DataFrame(rows, columns=["identity", "pair", "measure", "value"])
     table.insert(1, "defence", defence)
@@ -125,10 +121,17 @@ def _draws(features: np.ndarray, photos: int) -> list[np.ndarray]:
     return [features] if rest else list(features.reshape(draws, photos, -1))
 
 
-def _over_draws(measure: Callable[..., float], *sets: list[np.ndarray]) -> float:
+def _over_draws(measure: Callable[..., float | np.ndarray], *sets: list[np.ndarray]) -> float:
     """Mean of a measure over the draws of the sets; a set of one draw is compared with all of them."""
     draws = max(map(len, sets))
-    return float(np.mean([measure(*(parts[i % len(parts)] for parts in sets)) for i in range(draws)]))
+    return float(
+        np.mean([np.mean(measure(*(parts[i % len(parts)] for parts in sets))) for i in range(draws)])
+    )
+
+
+def _nearest(queries: np.ndarray, photos: np.ndarray, *, references: int, unit: float) -> float:
+    """Mean distance to the nearest of equally many references, or of all where there are fewer."""
+    return knn_distance(queries, photos, size=min(references, len(photos))).mean() / unit
 
 
 def per_identity(table: pd.DataFrame, *, pair: str, measure: str) -> pd.Series:

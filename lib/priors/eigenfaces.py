@@ -44,7 +44,7 @@ class Eigenfaces(Prior):
         self.latent_dim, self.image_size = len(scale), mean.shape[-1]
 
     @classmethod
-    def fit(cls, images: Tensor, *, components: int = 256, seed: int = 0) -> Self:
+    def fit(cls, images: Tensor, *, components: int = EigenfacesConfig.components, seed: int = 0) -> Self:
         """Principal components of uint8 ``images`` (N, 3, S, S) by scikit-learn's randomised PCA.
 
         About twice the images' size in fp32 is held in memory (2 GB for 20 000 images of 64 pixels).

@@ -408,15 +408,10 @@ def _verdict(book: Workbook, parts: dict[str, PairedComparison]) -> str:
         f"**{_side(leak.difference, 'leaks less', 'leaks more', 'no difference in AttAcc established')}, "
         + (
             f"{_side(natural, 'less accurate', 'more accurate', 'no difference in accuracy established')}** "
-            f"{_here(book)} (a difference in AttAcc of {100 * leak.detectable:.1f} points could have been detected)."
+            f"in {book.trainings} (a difference in AttAcc of {100 * leak.detectable:.1f} points could have been "
+            "detected)."
         )
     )
-
-
-def _here(book: Workbook) -> str:
-    """Of what trainings a verdict is: an interval that resamples few of them says little of others."""
-    seeds = len(book.training_seeds)
-    return "in this one training" if seeds == 1 else f"in these {seeds} trainings"
 
 
 def _side(interval: Interval, below: str, above: str, neither: str) -> str:

@@ -193,9 +193,8 @@ def claims(report: FeatureReport) -> pd.DataFrame:
     :func:`claim_table` multiplies.
 
     - ``towards``: D(reconstruction, erased) - D(reconstruction, private) in the model itself (negative
-      supports); for the nearest-set vote, its share minus the middle of those of unseen clean
-      and unseen erased photos (positive
-      supports).
+      supports); for the nearest-set vote, its share minus the middle of those of unseen clean and unseen erased
+      photos (positive supports).
     - ``towards_more``: the vote minus NoDef's under the same law (positive supports).
     - ``away``: log of [D(reconstruction, private) / D(unseen photo, private)] under the defence over the
       same under NoDef (positive supports); of the shifts without the unseen photos, which are not shifted. A weaker

@@ -57,7 +57,7 @@ def verdicts(book: Workbook) -> dict[str, Verdict]:
 def evidence(book: Workbook, members: list[Attack]) -> Evidence:
     """What the store knows of one model's ensemble."""
     setup, answers = book.setup, records.answers_of(members[0])
-    found = {_member(outcome.attack): outcome for outcome in success.measure(members)}
+    found = {member(outcome.attack): outcome for outcome in success.measure(members)}
     seen = {member: _seen(outcome.attack) for member, outcome in found.items()}
     main = next(iter(setup.evaluators))
     judged = inversion.judge_photos(setup, targets.judge(setup, main), main)["test"]
@@ -108,7 +108,8 @@ def stage(attack: Attack) -> Stage:
     return Stage("refereed", f"{source.label}, refereed", params, (source.key,))
 
 
-def _member(attack: Attack) -> Member:
+def member(attack: Attack) -> Member:
+    """A run as the referee knows it."""
     return Member(attack.attack, attack.prior, attack.budget, attack.attack_seed)
 
 
@@ -129,7 +130,7 @@ def _curves(book: Workbook, members: list[Attack]) -> dict[str, Curve]:
     model = members[0].defence
     first = [run for run in members if run.attack_seed == members[0].attack_seed]
     smaller = filter(success.is_there, [*curve_runs(book, [model]), *curve_attacks(book, model)])
-    by_budget = {(_member(run).search, run.budget): run for run in [*smaller, *first]}
+    by_budget = {(member(run).search, run.budget): run for run in [*smaller, *first]}
     found: dict[str, list[Outcome]] = {}
     for (search, _), outcome in zip(by_budget, success.measure(list(by_budget.values())), strict=True):
         found.setdefault(search, []).append(outcome)

@@ -214,7 +214,8 @@ def patterns(book: Workbook) -> Tensor:
 
 def hidden(book: Workbook) -> str:
     """In what share of its draws an erasing defence hides a whole pattern, so that the photo does not show it."""
-    marked, text = patterns(book) != patterns(book)[:, :, :1, :1], []
+    shown, text = patterns(book), []
+    marked = shown != shown[:, :, :1, :1]  # the first pixel is grey
     for attack in models(book, "backdoored"):
         for law in [part.law for part in build(attack.defence, book.setup.defences) if hasattr(part, "law")]:
             stream = generator(measures.SEED, "hidden", attack.defence)
@@ -288,7 +289,7 @@ def shown_members(table: pd.DataFrame) -> pd.DataFrame:
 def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, *, radius: float) -> str:
     """What a defence against inversion costs or buys elsewhere, in a sentence and a finding a line; PGD at a radius.
     Where one is said to differ from NoDef, that is :func:`established` with Holm's p over the models of the line."""
-    text, better, worse, asked = [], 0, 0, 0
+    text, counted = [], []  # of each line the models that it favours, that it is against, that it leaves open
     for name, at_radius in (
         ("pgd", radius),
         ("autoattack", evaded.loc[evaded["attack"] == "autoattack", "radius"].min()),
@@ -296,11 +297,7 @@ def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, 
         at = (evaded["attack"] == name) & (evaded["radius"] == at_radius)
         rows = evaded[at & evaded["compared"].notna()]
         kinds = _sorted(rows)
-        better, worse, asked = (
-            better + len(kinds["higher for"]),
-            worse + len(kinds["lower for"]),
-            asked + len(rows),
-        )
+        counted.append([*kinds.values()])
         text.append(f"Robust accuracy, {NAMES[name]} at {at_radius:g}/255, against NoDef: {_said(kinds)}.")
     for place, rows in opened.groupby("place", sort=False):
         planted = rows[rows["defence"] == "none"]
@@ -311,11 +308,8 @@ def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, 
             continue
         compared = rows[rows["compared"].notna()]
         base, kinds = rows["opened"].iloc[0], _sorted(compared)
-        better, worse, asked = (
-            better + len(kinds["lower for"]),
-            worse + len(kinds["higher for"]),
-            asked + len(compared),
-        )
+        higher, lower, alike = kinds.values()
+        counted.append([lower, higher, alike])
         text.append(f"Backdoor in the {place}, NoDef {base.percent()}; success against it: {_said(kinds)}.")
     sides: dict[str, list[str]] = {
         "easier to tell on": [],
@@ -326,13 +320,14 @@ def what_we_saw(evaded: pd.DataFrame, opened: pd.DataFrame, told: pd.DataFrame, 
     for row in told[told["compared"].notna()].itertuples():
         side = easier if row.compared.low > 0 else harder if row.compared.high < 0 else neither
         side.append(f"{label(row.defence)} ({_signed(row.compared)})")
-        asked += 1
+    counted.append([harder, easier, neither])
     said = _said(sides) if any(sides.values()) else "nobody else was asked"
     text.append(f"Members against unseen photos, AUC of NoDef {told['auc'].iloc[0].plain(2)}: {said}.")
     text.append(
         f"{rule('the models of its line')} Of members it is by intervals that are 95 % for all models together."
     )
-    better, worse = better + len(harder), worse + len(easier)
+    better, worse, undecided = (sum(map(len, side)) for side in zip(*counted, strict=True))
+    asked = better + worse + undecided
     answer = (
         f"**Of {asked} comparisons of a defended model with NoDef these are established: in its favour {better}, "
         f"against it {worse}.**\n\n"

@@ -305,22 +305,16 @@ def _together(book: Workbook, rows: pd.DataFrame) -> str:
         return ""
     if rows["extrapolated"].any():
         return " **Less accurate than any NoDef: no verdict.**"
+    here = f"in {book.trainings}, against one run of NoDef's frontier"
     sides: dict[str, list[str]] = {"helps": [], "hurts": [], "open": []}
     for judge, advantage in zip(rows["evaluator"], rows["advantage"], strict=True):
         side = "open" if not advantage.excludes(0) else "helps" if advantage.value > 0 else "hurts"
         sides[side].append(judge.replace("_", " "))
     if sides["helps"] and sides["hurts"]:
-        return f" **The judges disagree, {_here(book)}.**"
+        return f" **The judges disagree, {here}.**"
     (side,) = [name for name in ("helps", "hurts") if sides[name]] or ["open"]
     if side == "open":
         return " **Not established by any judge.**"
     if not sides["open"]:
-        return f" **Holds by every judge, {_here(book)}.**"
-    return f" **Established by {', '.join(sides[side])}; not by {', '.join(sides['open'])}, {_here(book)}.**"
-
-
-def _here(book: Workbook) -> str:
-    """Of what trainings a verdict is: an interval that resamples few of them says little of others."""
-    seeds = len(book.training_seeds)
-    trainings = "this one training" if seeds == 1 else f"these {seeds} trainings"
-    return f"of {trainings}, against one run of NoDef's frontier"
+        return f" **Holds by every judge, {here}.**"
+    return f" **Established by {', '.join(sides[side])}; not by {', '.join(sides['open'])}, {here}.**"

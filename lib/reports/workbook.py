@@ -58,6 +58,12 @@ class Workbook:
     def chance(self) -> float:
         return 1 / len(self.world.train.names)
 
+    @property
+    def trainings(self) -> str:
+        """What a verdict is of, in words: an interval that resamples few trainings says little of others."""
+        seeds = len(self.training_seeds)
+        return "this one training" if seeds == 1 else f"these {seeds} trainings"
+
     # --- targets ----------------------------------------------------------------------------------
 
     def train(self) -> pd.DataFrame:

@@ -95,8 +95,10 @@ def share_interval(found: Interval, values: ArrayLike, *, level: float = 0.95) -
     Where most ``values`` (of people, any shape) are exactly 0, no upper limit is below the :func:`zero_event_bound`,
     which holds when all are 0: to have seen an event must not lower it; and alike at 1. Other values are left alone.
     """
-    values, bound = np.asarray(values), zero_event_bound(found.n, level=level)
-    low, high = found.low, found.high
+    values = np.asarray(values)
+    if values.min() < 0 or values.max() > 1:
+        return found
+    low, high, bound = found.low, found.high, zero_event_bound(found.n, level=level)
     if (values == 0).mean() > 0.5:
         low, high = np.fmax(low, 0.0), np.fmax(high, bound)
     if (values == 1).mean() > 0.5:
