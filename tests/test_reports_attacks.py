@@ -362,7 +362,7 @@ def test_the_referee_sees_what_is_stored(book: Workbook, monkeypatch: pytest.Mon
     found = referee_report.verdicts(book)
     first = referee_report.runs(book)[0]
     alone = {
-        referee_report._member(first): Entry.of(inversion.reconstruct(first), first.load_prior(), PpaBudget())
+        referee_report.member(first): Entry.of(inversion.reconstruct(first), first.load_prior(), PpaBudget())
     }
     asked = combine(first.target().model, alone, [0, 1, 2]).confidence
     assert torch.allclose(asked[0], referee_report.confidence(first).amax(1))
