@@ -1,5 +1,7 @@
 """Figures: axes with labels, the right number of artists, styles that never change, clear errors."""
 
+from itertools import pairwise
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -122,6 +124,19 @@ def test_contact_sheet_places_every_pixel():
 def test_bad_images_are_refused(images, message):
     with pytest.raises(UserError, match=message):
         P.contact_sheet({"row": images})
+
+
+@pytest.mark.parametrize("columns", [2, 4, 12])
+def test_headings_of_sheets_do_not_run_into_each_other(rng, columns):
+    faces = [rng.random((1, 3, 8, 8))] * 2
+    names = [f"attack {i}\neigenfaces\nheadline" for i in range(columns)]
+    with matplotlib.rc_context():
+        P.theme()
+        people = ["Alejandro Toledo", "B"]
+        ax = P.side_by_side(faces, dict.fromkeys(names, faces), people, heading="private", width=6.0)
+        ax.figure.canvas.draw()
+    boxes = [tick.get_window_extent() for tick in ax.get_xticklabels()]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
 def test_side_by_side_and_sheets(rng):

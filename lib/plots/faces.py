@@ -13,6 +13,8 @@ from lib.plots.style import DPI, FAINT, WIDTH, grid, new_figure, suptitle
 
 RIGHT, WRONG = "#009e73", "#d55e00"
 """Frame colours of reconstructions that a judge does and does not take for the person."""
+LARGEST, BOLD = 10, 0.65
+"""Points of a heading at most, and how wide a bold letter is as a share of its points."""
 
 
 def as_array(images) -> np.ndarray:
@@ -202,9 +204,13 @@ def side_by_side(
     ax.set_yticks(y, list(people))
     ax.xaxis.tick_top()
     centres = [x[a:b].mean() for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    headings = [heading, *reconstructed]
+    room = min(
+        count * tile / DPI * 72 / max(map(len, name.split("\n")))
+        for count, name in zip(widths, headings, strict=True)
+    )
     # else headings run into each other
-    size = None if len(reconstructed) <= 6 else "xx-small" if len(reconstructed) <= 9 else 5
-    ax.set_xticks(centres, [heading, *reconstructed], fontweight="bold", fontsize=size)
+    ax.set_xticks(centres, headings, fontweight="bold", fontsize=min(LARGEST, room / BOLD))
     if title:
         ax.set_title(title)
     if marks is not None:
