@@ -110,4 +110,4 @@ test-all: lint
 	@$(NBVAL)
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis midre_workbook.egg-info build dist
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .snakemake midre_workbook.egg-info build dist

@@ -49,6 +49,7 @@ EXPECTED_TOP = {
     "LICENSE",
     "Makefile",
     "README.md",
+    "Snakefile",
     "environment.yml",
     "lib",
     "notebooks",
@@ -57,7 +58,7 @@ EXPECTED_TOP = {
     "results",
     "tests",
 }
-TOOLS = {"jupyterlab", "ipykernel", "nbstripout", "pytest-xdist", "ruff"}  # used, never imported
+TOOLS = {"jupyterlab", "ipykernel", "nbstripout", "pytest-xdist", "ruff", "snakemake"}  # used, never imported
 IMPORT_NAMES = {
     "scikit-learn": "sklearn",
     "pillow": "PIL",

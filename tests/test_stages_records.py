@@ -7,8 +7,8 @@ import json
 import math
 import os
 import shutil
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from lib.reports import attack_report, referee_report
 from lib.reports.workbook import Workbook
 from lib.run import batch, publish
 from lib.run import plan as planning
+from lib.run.__main__ import main
 from lib.stages import inversion, measures, records, success, targets
 from lib.store import Stage
 
@@ -124,6 +125,11 @@ def test_keeping_a_study_makes_nothing(book: Workbook, shelf: Path, monkeypatch:
     assert any(path.parent.name == "records" and path.name.startswith("outcome") for path in written)
 
 
+def lean_study(book: Workbook) -> Workbook:
+    study = dataclasses.replace(book.study, referee=[], evaded=[], backdoored=[])
+    return dataclasses.replace(book, study=study)
+
+
 def test_a_batch_makes_what_is_missing_and_goes_on_after_a_failure(
     book: Workbook, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -132,54 +138,103 @@ def test_a_batch_makes_what_is_missing_and_goes_on_after_a_failure(
         "none", attack="kedmi", prior="eigenfaces", attack_seed=9
     )  # it needs a prior with a critic
     monkeypatch.setattr(batch, "recorded", lambda _: [runs[0], broken, runs[1]])
-    lean = dataclasses.replace(
-        book, study=dataclasses.replace(book.study, referee=[], evaded=[], backdoored=[])
-    )
+    lean = lean_study(book)
     targets.headline(book.setup, "none")
     units = batch.missing(lean)
-    assert [len(unit) for unit in units] == [4, 2], "a model a unit"
-    assert [len(unit) for unit in batch.missing(lean, "re(0.1,0.4)")] == [2]
+    assert list(units) == [run.target_stage().stem for run in runs], "a model a unit"
+    assert [len(unit) for unit in units.values()] == [4, 2]
+    assert [len(unit) for unit in batch.missing(lean, "re(0.1,0.4)").values()] == [2]
     said: list[str] = []
-    failures = batch.make(lean, workers=2, show=said.append)
-    assert said[0] == "6 records of 2 models to make, 2 at a time" and len(said) == 7
+    failures = batch.make(lean, show=said.append)
+    assert said[0] == "6 records of 2 models to make" and len(said) == 7
     assert len(failures) == 2 and all("kedmi" in line and "critic" in line for line in failures)
     assert all(store.exists(success.stage(run)) for run in runs)
     assert len(list(store.RECORDS.glob("outcome-*.json"))) >= 2, "kept"
-    assert [len(unit) for unit in batch.missing(lean)] == [2], "only what failed is left"
-    with pytest.raises(UserError, match="at least one worker"):
-        batch.make(lean, workers=0)
+    assert list(batch.missing(lean)) == [runs[0].target_stage().stem], "only what failed is left"
 
 
-def test_training_lengths_are_chosen_first_by_the_workers_and_for_what_matches_alone(
+def test_a_unit_is_made_alone_and_its_records_are_kept(
+    book: Workbook, shelf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    runs = [book.attack(d, budget="quick", attack_seed=7) for d in ("none", "re(0.1,0.4)")]
+    monkeypatch.setattr(batch, "recorded", lambda _: runs)
+    lean = lean_study(book)
+    monkeypatch.setattr("lib.reports.workbook.open_workbook", lambda _: lean)
+    targets.headline(book.setup, "none")
+    name = runs[0].target_stage().stem
+    assert main(["batch", "toy", "--unit", name]) == 0
+    assert success.is_there(runs[0]) and not success.is_there(runs[1])
+    assert (store.RECORDS / f"{success.stage(runs[0]).stem}.json").exists()
+    assert "attack seed 7, outcome: " in capsys.readouterr().out
+    assert main(["batch", "toy", "--unit", name]) == 0 and capsys.readouterr().out == "", "made before"
+    monkeypatch.setitem(batch.KINDS, "outcome", (batch.KINDS["outcome"][0], lambda _: 1 / 0))
+    assert main(["batch", "toy", "--unit", runs[1].target_stage().stem]) == 1
+    assert "failed, ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_training_lengths_are_chosen_first_and_for_what_matches_alone(
     book: Workbook, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ):
     runs = [book.attack(d, budget="quick") for d in ("none", "early(0.5)", "re(0.1,0.4)")]
     monkeypatch.setenv("MIDRE_CACHE", str(shelf / "elsewhere"))
     monkeypatch.setattr(batch, "recorded", lambda _: runs)
-    study = dataclasses.replace(book.study, referee=[], evaded=[], backdoored=[])
-    lean = dataclasses.replace(book, study=study)
-    shared: list[list[batch.Task]] = []
+    lean = lean_study(book)
+    made: list[list[batch.Task]] = []
     with monkeypatch.context() as patched:
         patched.setattr(targets, "target", lambda *_, **__: pytest.fail("trained while it was planned"))
-        assert batch.lengths(lean) == [[("selection", runs[0])]], "the others' is the same, or there is one"
-        assert [attack for ((_, attack), _) in batch.missing(lean)] == runs[2:]
-        assert batch.lengths(lean, "re(0.1,0.4)") == [] and len(batch.lengths(lean, "none x2")) == 1
-        patched.setattr(batch, "_share_out", lambda _, units, *__: shared.extend(units) or [])
+        chosen = batch.lengths(lean)
+        assert list(chosen.values()) == [[("selection", runs[0])]], "the others' is the same, or there is one"
+        assert [attack for ((_, attack), _) in batch.missing(lean).values()] == runs[2:]
+        assert batch.lengths(lean, "re(0.1,0.4)") == {} and len(batch.lengths(lean, "none x2")) == 1
+        patched.setattr(batch, "_make", lambda unit, _: made.append(unit) or [])
         patched.setattr(batch, "keep", lambda _: None)
         assert batch.make(lean, show=lambda _: None) == []
-    assert [[kind for kind, _ in unit] for unit in shared] == [["selection"], ["outcome", "measured"]]
-    ((line, failed),) = batch._make([("selection", runs[0])])
-    assert not failed and "training length of none" in line and batch._is_known(runs[0])
+    assert [[kind for kind, _ in unit] for unit in made] == [["selection"], ["outcome", "measured"]]
+    said: list[str] = []
+    assert batch.make_unit(lean, next(iter(chosen)), show=said.append) == []
+    assert "training length of none" in said[0] and batch._is_known(runs[0])
 
 
-def test_a_process_that_dies_is_a_failure_and_not_the_end() -> None:
-    done: Future = Future()
-    done.set_exception(BrokenProcessPool())
-    ((line, failed),) = batch._lines(done)
-    assert failed and "fewer --workers" in line
-    done = Future()
-    done.set_result([("made", False)])
-    assert batch._lines(done) == [("made", False)]
+@pytest.fixture
+def snakemake(tmp_path: Path):
+    """Snakemake in a copy of the project, with a cache and results of its own."""
+    for name in ("lib", "notebooks"):
+        shutil.copytree(store.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "pyproject.toml"):
+        shutil.copy(store.ROOT / name, tmp_path)
+    hidden = {"PYTHONPATH", "RESULTS_DIR", "MIDRE_DATA"}
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+
+    def run(*arguments: str, match: str) -> str:
+        command = [sys.executable, "-m", "snakemake", *arguments]
+        done = subprocess.run(
+            [*command, "--config", "setup=digits", f"match={match}"],
+            cwd=tmp_path,
+            env={**environment, "MIDRE_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+def test_snakemake_lists_what_is_missing(snakemake):
+    said = snakemake("-n", "--quiet", "host", match="ppa eigenfaces quick")
+    assert "checkpoint lengths" in said and "digits training length of re(0.1,0.4)" in said
+    assert "digits target re(0.1,0.4) x1 seed 0: 2 records" in said
+
+
+@pytest.mark.slow
+def test_snakemake_makes_a_study_once(snakemake, tmp_path: Path):
+    match = "re(0.1,0.4) x1 seed 0 ppa eigenfaces quick"
+    snakemake("--cores", "2", match=match)
+    kept = [path.name for path in (tmp_path / "results" / "records").glob("*.json")]
+    assert any(name.startswith("outcome") for name in kept) and any(n.startswith("selection") for n in kept)
+    assert list((tmp_path / "results" / "tables").glob("digits__*ppa*.csv")), "and its tables"
+    assert "unit" not in snakemake("-n", "--quiet", "host", match=match), "nothing is left"
 
 
 def test_keeping_attacks_nobody_for_a_record_that_is_missing(

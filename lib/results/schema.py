@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,7 @@ def _check_values(frame: pd.DataFrame, kind: str, allow_missing: set[str]) -> No
     _refuse(frame.duplicated(keys), metric, kind, "metric", "each run and metric once (duplicated row)")
 
 
+@cache
 def _is_spelled(defence: str) -> bool:
     """Whether this is how a defence is printed; empty stands for rows about no target (say, an evaluator)."""
     return defence == "" or spell(parse(defence)) == defence
@@ -305,10 +307,20 @@ def _save(kind, rows, name: str, allow_missing: Collection[str], folder: Path | 
 
 def _load(kind: str, pattern: str, folder: Path | None) -> pd.DataFrame:
     root = (folder or results_dir()) / FORMATS[kind].folder
-    frames = [_read(path, kind) for path in sorted(root.glob(f"{pattern}.csv"))]
-    if frames:
-        return pd.concat(frames, ignore_index=True)
-    return _types(pd.DataFrame(columns=list(FORMATS[kind].columns), dtype=object))
+    texts = {path: _read(path, kind) for path in sorted(root.glob(f"{pattern}.csv"))}
+    if not texts:
+        return _types(pd.DataFrame(columns=list(FORMATS[kind].columns), dtype=object))
+    try:
+        return _types(pd.concat(texts.values(), ignore_index=True))  # at once: a study has hundreds of files
+    except (ValueError, TypeError):
+        for path, text in texts.items():
+            try:
+                _types(text)
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"{path.name}: expected numbers in the numeric columns, got {error}"
+                ) from error
+        raise
 
 
 def _read(path: Path, kind: str) -> pd.DataFrame:
@@ -321,10 +333,7 @@ def _read(path: Path, kind: str) -> pd.DataFrame:
         raise UserError(
             f"{path.name}: expected the columns {','.join(columns)}, got {','.join(frame.columns)}"
         )
-    try:
-        return _types(frame)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path.name}: expected numbers in the numeric columns, got {error}") from error
+    return frame
 
 
 def _types(frame: pd.DataFrame) -> pd.DataFrame:

@@ -50,9 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     publish = command("publish", _publish, "copy a finished run into the committed results")
     publish.add_argument("setup")
     publish.add_argument("--partial", action="store_true", help="also if not all notebooks are there yet")
-    batch = command("batch", _batch, "make what a study's tables lack, several models at once, and keep it")
+    batch = command("batch", _batch, "make what a study's tables lack, and keep it")
     batch.add_argument("setup")
-    batch.add_argument("--workers", type=int, default=1, help="processes; the cores are shared among them")
+    batch.add_argument("--unit", help="only this one of those that the Snakefile makes side by side")
     batch.add_argument("--match", default="", help="only what has this in its label, such as ppa")
     keep = command("keep", _keep, "copy what is measured so far, and its records, into the committed results")
     keep.add_argument("setup")
@@ -130,10 +130,14 @@ def _publish(options: argparse.Namespace) -> int:
 
 def _batch(options: argparse.Namespace) -> int:
     from lib.reports.workbook import open_workbook
-    from lib.run.batch import make
+    from lib.run.batch import make, make_unit
 
     os.environ["MIDRE_TRAIN"] = "1"
-    failures = make(open_workbook(options.setup), workers=options.workers, match=options.match)
+    book = open_workbook(options.setup)
+    if options.unit:
+        failures = make_unit(book, options.unit, match=options.match)
+    else:
+        failures = make(book, match=options.match)
     return 1 if failures else 0
 
 

@@ -1,27 +1,20 @@
-"""A study in pieces: what its tables still lack, made by several processes side by side and kept as it comes.
+"""A study in pieces: what its tables still lack, made piece by piece and kept as it comes.
 
 A unit of work is a model with all that is to be measured of it, so that no two processes wait for one training; before
 that, the choice of a training length. Where one fails the others go on. Stopping loses nothing: stages that are
-finished are found again, trainings and attacks that are not go on from their checkpoints.
+finished are found again, trainings and attacks that are not go on from their checkpoints. Snakemake makes several units
+at a time (``Snakefile``).
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from lib import store
-from lib.errors import UserError
 from lib.reports import referee_report, robustness_report
 from lib.reports.workbook import Workbook
 from lib.run.plan import recorded
@@ -31,6 +24,7 @@ from lib.stages.inversion import Attack
 from lib.store import Stage, duration
 
 Task = tuple[str, Attack]  # a kind of KINDS, and the run that it is about
+Units = dict[str, list[Task]]  # by the stem of the stage that a unit is about
 KINDS: dict[str, tuple[Callable[[Attack], Stage], Callable[[Attack], object]]] = {
     "outcome": (success.stage, lambda attack: success.measure([attack])),
     "measured": (measures.measured_stage, measures.attack_rows),
@@ -57,23 +51,23 @@ def tasks(book: Workbook) -> list[Task]:
     return found + [("backdoor", attack) for attack in robustness_report.models(book, "backdoored")]
 
 
-def lengths(book: Workbook, match: str = "") -> list[list[Task]]:
-    """The training lengths that are to be chosen before anybody can say which targets the tables are of, a list each.
+def lengths(book: Workbook, match: str = "") -> Units:
+    """The training lengths that are to be chosen before anybody can say which targets the tables are of.
 
     Args:
         match: only those of what may have this in its label.
     """
-    units: dict[str, list[Task]] = {}
+    units: Units = {}
     for kind, attack in tasks(book):
         if not _is_known(attack):
             sized = (replace(attack, multiple=m) for m in targets.multiples_of(attack.setup, attack.defence))
             if any(match in KINDS[kind][0](run).label for run in sized):
-                units.setdefault(KINDS["selection"][0](attack).key, [("selection", attack)])
-    return list(units.values())
+                units.setdefault(KINDS["selection"][0](attack).stem, [("selection", attack)])
+    return units
 
 
-def missing(book: Workbook, match: str = "") -> list[list[Task]]:
-    """What the study's tables lack, a list a model, in the order of the study; without what waits for
+def missing(book: Workbook, match: str = "") -> Units:
+    """What the study's tables lack, by the model that it is of, in the order of the study; without what waits for
     :func:`lengths`.
 
     Args:
@@ -85,87 +79,48 @@ def missing(book: Workbook, match: str = "") -> list[list[Task]]:
             continue
         stage = KINDS[kind][0](attack)
         if match in stage.label and not store.exists(stage):
-            units.setdefault(attack.target_stage().key, {})[stage.key] = (kind, attack)
-    return [list(unit.values()) for unit in units.values()]
+            units.setdefault(attack.target_stage().stem, {})[stage.key] = (kind, attack)
+    return {name: list(unit.values()) for name, unit in units.items()}
 
 
-def make(
-    book: Workbook, *, workers: int = 1, match: str = "", show: Callable[[str], None] = print
-) -> list[str]:
-    """Make what :func:`lengths` and then :func:`missing` list, and keep it; what went wrong, a line a failure.
-
-    Raises:
-        UserError: fewer than one worker.
-    """
-    if workers < 1:
-        raise UserError(f"batch: expected at least one worker, got {workers}; raise it")
+def make(book: Workbook, *, match: str = "", show: Callable[[str], None] = print) -> list[str]:
+    """Make what :func:`lengths` and then :func:`missing` list, one after the other, and keep it; what went wrong, a
+    line a failure. The ``Snakefile`` makes several at a time."""
     failures = []
     if chosen := lengths(book, match):
-        show(f"{len(chosen)} training lengths to choose first, {min(workers, len(chosen))} at a time")
-        failures += _share_out(book, chosen, workers, show)
+        show(f"{len(chosen)} training lengths to choose first")
+        failures += [line for unit in chosen.values() for line in _make(unit, show)]
     units = missing(book, match)
-    show(
-        f"{sum(map(len, units))} records of {len(units)} models to make, {min(workers, len(units))} at a time"
-    )
-    failures += _share_out(book, units, workers, show)
+    show(f"{sum(map(len, units.values()))} records of {len(units)} models to make")
+    for unit in units.values():
+        failures += _make(unit, show)
+        copy_records(book.setup.name)  # a unit is safe as soon as it is made; tables are written by keep
     keep(book)
     return failures
 
 
-def _share_out(
-    book: Workbook, units: list[list[Task]], workers: int, show: Callable[[str], None]
+def make_unit(
+    book: Workbook, name: str, *, match: str = "", show: Callable[[str], None] = print
 ) -> list[str]:
-    """Make units in processes of their own; what went wrong, a line a failure."""
-    failures: list[str] = []
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _begin, (threads, dict(os.environ)))
-    try:
-        for done in as_completed([pool.submit(_make, unit) for unit in units]):
-            for line, failed in _lines(done):
-                if line not in failures:  # of a pool that broke every unit says the same
-                    show(line)
-                    failures += [line] if failed else []
-            # a unit is safe as soon as it is made; tables are written at the end
-            copy_records(book.setup.name)
-    finally:  # whoever interrupts does not want the next unit to begin
-        pool.shutdown(wait=False, cancel_futures=True)
+    """Make one unit of :func:`lengths` or :func:`missing`, and keep its records; what went wrong, a line a failure.
+    Nothing to do for one that is made."""
+    failures = _make({**lengths(book, match), **missing(book, match)}.get(name, []), show)
+    copy_records(book.setup.name)
     return failures
 
 
-def _lines(done: Future) -> list[tuple[str, bool]]:
-    """What a unit said, or that its process died."""
-    try:
-        return done.result()
-    except BrokenProcessPool:
-        return [
-            ("a process was killed and took the others with it: out of memory? use fewer --workers", True)
-        ]
-
-
-def _interrupted(*_: object) -> None:
-    os._exit(130)  # a checkpoint is written aside and renamed: there is nothing to tidy
-
-
-def _begin(threads: int, environment: dict[str, str]) -> None:
-    os.environ.update(environment, MIDRE_TRAIN="1")
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, _interrupted)
-
-
-def _make(unit: list[Task]) -> list[tuple[str, bool]]:
-    """(a line to show, whether it is a failure) of every task."""
-    lines = []
+def _make(unit: list[Task], show: Callable[[str], None]) -> list[str]:
+    failures = []
     for kind, attack in unit:
         stage, make_it = KINDS[kind]
         label, began = stage(attack).label, time.monotonic()
         try:
             make_it(attack)
-            lines.append((f"{label}: {duration(time.monotonic() - began)}", False))
+            show(f"{label}: {duration(time.monotonic() - began)}")
         except Exception as error:  # whatever it is, the others go on
-            text = " ".join(str(error).split())
-            lines.append((f"{label}: failed, {type(error).__name__}: {text}", True))
-    return lines
+            failures.append(f"{label}: failed, {type(error).__name__}: {' '.join(str(error).split())}")
+            show(failures[-1])
+    return failures
 
 
 def keep(book: Workbook) -> list[Path]:
