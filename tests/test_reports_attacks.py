@@ -19,7 +19,7 @@ from lib.attacks.ppa import PpaBudget
 from lib.attacks.referee import Entry, combine
 from lib.erasing import ErasingLaw
 from lib.errors import UserError
-from lib.reports import adaptive_report, attack_report, referee_checks, referee_report
+from lib.reports import adaptive_report, attack_growth, attack_report, referee_checks, referee_report
 from lib.reports.workbook import Workbook, open_workbook
 from lib.run import settle
 from lib.run.plan import plan
@@ -128,6 +128,44 @@ def test_the_law_is_the_defences_and_res_as_a_control(book: Workbook) -> None:
     assert "law" not in keys[0].params and keys[1].params["law"]["scale"] == (0.1, 0.4)
 
 
+def test_what_a_larger_budget_adds_is_paired_by_person(book: Workbook) -> None:
+    trials = attack_growth.runs(book, white_box=True)
+    assert {run.defence for run in trials} == {"none"} and {run.budget for run in trials} == {
+        "quick",
+        "headline",
+    }
+    book.invert(trials)
+    curves = attack_growth.curves(trials)
+    attack_growth.save(book, curves, "test")
+    grown = results.load_curves("*growth__test", folder=results.output_dir(book.setup.name))
+    ends = {name: rows.iloc[-1]["growth"] for name, rows in curves.groupby("attack")}
+    assert len(grown) and all(grown["x"] >= attack_growth.SAME)
+    for row in grown.itertuples():
+        assert row.value == pytest.approx(ends[f"{row.attack}, {row.prior}"].value, abs=1e-6)
+    assert set(curves["attack"]) == {"ppa, eigenfaces"} and len(curves) == 2, "one budget makes no curve"
+    first, last = curves.iloc[0], curves.iloc[1]
+    assert first.passes < last.passes and first.growth is None
+    assert last.growth.value == pytest.approx(last.value - first.value)
+    assert "ppa, eigenfaces: " in attack_growth.sentence(book, curves, white_box=True)
+    assert "under one budget alone: " in attack_growth.sentence(book, curves, white_box=True)
+    words = {
+        "still grows, +": Interval(0.2, 0.1, 0.3, 3),
+        "still grows, by little, +": Interval(0.02, 0.01, 0.03, 3),
+        "finds less": Interval(-0.2, -0.3, -0.1, 3),
+        "no growth established": Interval(0.1, -0.1, 0.3, 3),
+    }
+    for word, growth in words.items():
+        assert word in attack_growth.sentence(book, curves.assign(growth=[None, growth]), white_box=True)
+    weaker = curves.assign(growth=[None, words["finds less"]])
+    large = dataclasses.replace(book)
+    vars(large)["conclusive"] = True  # whatever its few people
+    said = attack_growth.sentence(large, weaker, white_box=True)
+    assert said.endswith("so that its rows are a floor: ppa, eigenfaces.")
+    assert "floor" not in attack_growth.sentence(large, curves.assign(growth=[None, growth]), white_box=True)
+    early = attack_growth.sentence(book, curves.assign(passes=first.passes), white_box=True)
+    assert "stops by itself" in early and "grow" not in early
+
+
 def test_attacks_side_by_side(book: Workbook) -> None:
     found = attack_report.runs(book, white_box=True)
     book.invert(found)
@@ -159,48 +197,11 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     assert {"passes per person", "seconds per person", "peak MB of the process"} <= set(
         attack_report.costs(table)
     )
-    trials = attack_report.curve_runs(book, white_box=True)
-    assert {run.defence for run in trials} == {"none"} and {run.budget for run in trials} == {
-        "quick",
-        "headline",
-    }
-    book.invert(trials)
-    curves = attack_report.budget_curves(trials)
-    attack_report.save_growth(book, curves, "test")
-    grown = results.load_curves("*growth__test", folder=results.output_dir(book.setup.name))
-    ends = {name: rows.iloc[-1]["growth"] for name, rows in curves.groupby("attack")}
-    assert len(grown) and all(grown["x"] >= attack_report.SAME)
-    for row in grown.itertuples():
-        assert row.value == pytest.approx(ends[f"{row.attack}, {row.prior}"].value, abs=1e-6)
-    assert set(curves["attack"]) == {"ppa, eigenfaces"} and len(curves) == 2, "one budget makes no curve"
-    first, last = curves.iloc[0], curves.iloc[1]
-    assert first.passes < last.passes and first.growth is None
-    assert last.growth.value == pytest.approx(last.value - first.value)
-    assert "ppa, eigenfaces: " in attack_report.growth_sentence(book, curves, white_box=True)
-    assert "under one budget alone: " in attack_report.growth_sentence(book, curves, white_box=True)
-    words = {
-        "still grows, +": Interval(0.2, 0.1, 0.3, 3),
-        "still grows, by little, +": Interval(0.02, 0.01, 0.03, 3),
-        "finds less": Interval(-0.2, -0.3, -0.1, 3),
-        "no growth established": Interval(0.1, -0.1, 0.3, 3),
-    }
-    for word, growth in words.items():
-        assert word in attack_report.growth_sentence(
-            book, curves.assign(growth=[None, growth]), white_box=True
-        )
-    weaker = curves.assign(growth=[None, words["finds less"]])
-    large = dataclasses.replace(book)
-    vars(large)["conclusive"] = True  # whatever its few people
-    said = attack_report.growth_sentence(large, weaker, white_box=True)
-    assert said.endswith("so that its rows are a floor: ppa, eigenfaces.")
-    assert "floor" not in attack_report.growth_sentence(
-        large, curves.assign(growth=[None, growth]), white_box=True
-    )
-    early = attack_report.growth_sentence(book, curves.assign(passes=first.passes), white_box=True)
-    assert "stops by itself" in early and "grow" not in early
     sheet = attack_report.sheet(book, found, "none")
     assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())
     assert "Too small to conclude" in attack_report.what_we_saw(book, table)
+    large = dataclasses.replace(book)
+    vars(large)["conclusive"] = True  # whatever its few people
     said = attack_report.what_we_saw(large, table)
     assert said.startswith("**On NoDef the main evaluator takes from ") and "In 0 of 3 comparisons" in said
     assert "Holm's p over the 3 comparisons with NoDef is below 0.05; 0 of them are." in said
@@ -259,7 +260,7 @@ def test_a_second_budget_of_an_attack_is_told_from_the_first(book: Workbook) -> 
         book.study, compared=["ppa eigenfaces headline", "ppa eigenfaces quick"], curves=[]
     )
     both = dataclasses.replace(book, study=study)
-    assert {run.budget for run in attack_report.curve_runs(both, white_box=True)} == {"headline"}
+    assert {run.budget for run in attack_growth.runs(both, white_box=True)} == {"headline"}
     found = attack_report.runs(both, white_box=True)
     table = attack_report.comparison(found)
     assert set(attack_report.bars(table)["attack"]) == {"ppa\neigenfaces\nheadline", "ppa\neigenfaces\nquick"}
@@ -274,7 +275,7 @@ def test_a_second_budget_of_an_attack_is_told_from_the_first(book: Workbook) -> 
 def test_the_plan_has_every_listed_attack(book: Workbook) -> None:
     planned = {step.stage.key for step in plan(book)}
     runs = [
-        *attack_report.curve_runs(book, white_box=True),
+        *attack_growth.runs(book, white_box=True),
         *adaptive_report.runs(book),
         *referee_report.runs(book),
     ]

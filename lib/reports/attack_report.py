@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from lib import attacks, results, statistics
-from lib.attacks.referee.flags import GROWN
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports.made import made
@@ -24,12 +23,11 @@ from lib.stages.success import Outcome
 Group = tuple[str, str, str, str]  # attack, prior, budget, defence
 Settled = tuple[str, str, str]  # attack, prior, budget
 OTHERS = ("synthesis", "critic", "student")  # counters of networks besides the target
-SAME = 1.05  # ratio of passes under which two budgets came to the same
 
 
 def runs(book: Workbook, *, white_box: bool) -> list[Attack]:
     """The study's compared attacks that see gradients, or those that do not."""
-    return some(book, made(book, _seeing(book.listed_attacks(book.study.compared), white_box)))
+    return some(book, made(book, seeing(book.listed_attacks(book.study.compared), white_box)))
 
 
 def some(book: Workbook, found: list[Attack]) -> list[Attack]:
@@ -55,7 +53,7 @@ def some(book: Workbook, found: list[Attack]) -> list[Attack]:
 def described(book: Workbook, *, white_box: bool) -> pd.DataFrame:
     """The compared attacks, in the words that their files begin with: name in full, paper, what they see."""
     rows = []
-    listed = some(book, _seeing(book.listed_attacks(book.study.compared), white_box))
+    listed = some(book, seeing(book.listed_attacks(book.study.compared), white_box))
     for name in dict.fromkeys(run.attack for run in listed):
         method = attacks.get(name)
         full, paper = re.fullmatch(r"([^(]*)(?:\(([^)]*)\).*)?", method.about).groups()
@@ -63,12 +61,6 @@ def described(book: Workbook, *, white_box: bool) -> pd.DataFrame:
             {"attack": name, "name in full": full.strip(" ."), "paper": paper or "", "sees": method.sees}
         )
     return pd.DataFrame(rows).set_index("attack")
-
-
-def curve_runs(book: Workbook, *, white_box: bool) -> list[Attack]:
-    """The same attacks on NoDef under smaller budgets, and under the compared one, first attack seed."""
-    lines = [*book.study.curves, *main_lines(book.study.compared)]
-    return made(book, _seeing(book.listed_attacks(lines, ["none"], book.compared_seeds[:1]), white_box))
 
 
 def main_lines(lines: Sequence[str]) -> list[str]:
@@ -79,7 +71,8 @@ def main_lines(lines: Sequence[str]) -> list[str]:
     return list(first.values())
 
 
-def _seeing(found: Sequence[Attack], gradients: bool) -> list[Attack]:
+def seeing(found: Sequence[Attack], gradients: bool) -> list[Attack]:
+    """Those of the attacks that see gradients, or those that do not."""
     return [run for run in found if (attacks.get(run.attack).sees == "gradients") == gradients]
 
 
@@ -203,77 +196,6 @@ def _titles(named: Sequence[Settled]) -> list[str]:
     ]
 
 
-def budget_curves(found: Sequence[Attack]) -> pd.DataFrame:
-    """Of every attack that was run under two budgets or more, a row a budget: columns ``attack`` (with its prior),
-    ``passes`` per person, ``value, low, high`` of AttAcc by the main evaluator, ``growth``, paired by person, over the
-    budget before it (None for the smallest), and ``run``, its first seed."""
-    series: dict[str, list[tuple[float, list[Outcome]]]] = {}
-    for (attack, prior, _, _), seeds in groups(found).items():
-        series.setdefault(f"{attack}, {prior}", []).append((success.passes(seeds), seeds))
-    rows = []
-    for name, points_of in series.items():
-        steps = sorted(points_of, key=lambda point: point[0])
-        for (_, before), (passes, seeds) in zip([(0.0, None), *steps], steps, strict=False):
-            interval = success.mean(seeds)
-            growth = success.compare(seeds, before).difference if before else None
-            value = {"value": interval.value, "low": interval.low, "high": interval.high}
-            if len(steps) > 1:
-                run = seeds[0].attack
-                rows.append({"attack": name, "passes": passes, **value, "growth": growth, "run": run})
-    return pd.DataFrame(rows, columns=["attack", "passes", "value", "low", "high", "growth", "run"])
-
-
-def save_growth(book: Workbook, curves: pd.DataFrame, name: str) -> None:
-    """What the last step of every curve adds as ``curves/<setup>__growth__<name>``; x: how many times the passes before
-    it has, of those that spend more."""
-    rows = []
-    for _, points_of in curves.groupby("attack", sort=False):
-        last, times = points_of.iloc[-1], points_of["passes"].iloc[-1] / points_of["passes"].iloc[-2]
-        if times >= SAME:
-            about = {
-                "metric": "attack_accuracy_growth",
-                "evaluator": "main",
-                "x_name": "times_the_passes",
-                "x": times,
-            }
-            rows.append(curve_row(last["run"], "growth", last["growth"], **about))
-    if rows:
-        results.save_curves(rows, f"{book.setup.name}__growth__{name}")
-
-
-def growth_sentence(book: Workbook, curves: pd.DataFrame, *, white_box: bool) -> str:
-    """Which attacks still grow with their budget, by the last step of each curve (by little: by less than the referee
-    takes for growth), which find less, and which of the listed ones have no curve."""
-    text, weaker = [], []
-    for name, rows in curves.groupby("attack", sort=False):
-        last, times = rows.iloc[-1], rows["passes"].iloc[-1] / rows["passes"].iloc[-2]
-        if times < SAME:
-            text.append(f"{name}: stops by itself and spends no more of the larger budget")
-            continue
-        state = "no growth established"
-        if last.growth.high < 0:
-            state = "finds less"
-            weaker.append(name)
-        elif last.growth.low > 0:
-            state = "still grows" if last.growth.value > GROWN else "still grows, by little"
-        text.append(
-            f"{name}: {state}, {points(last.growth)} for {times:.1f} times the {_asked(name.partition(',')[0])}"
-        )
-    if not text:
-        return "No attack was run under two budgets."
-    compared = _seeing(book.listed_attacks(book.study.compared, ["none"]), white_box)
-    if alone := sorted({f"{run.attack}, {run.prior}" for run in compared} - set(curves["attack"])):
-        text.append(f"under one budget alone: {'; '.join(alone)}")
-    if not book.conclusive:
-        return "; ".join(text) + ". **Too small to conclude.**"
-    if weaker:
-        text[-1] += (
-            f". Weaker under the largest budget than under the one below it, so that its rows are a floor: "
-            f"{'; '.join(weaker)}"
-        )
-    return "; ".join(text) + "."
-
-
 def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, Any]:
     """Arguments of :func:`lib.plots.side_by_side`: people in rows; private photos, then the best reconstruction
     of every attack on one model, marked by the main evaluator."""
@@ -328,7 +250,7 @@ def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[Settled
         )
         text.append(
             f"- **{model}**: the main evaluator takes most for the person from {called[best.name]}, "
-            f"{best.main.percent()}, for {best.passes:,.0f} {_asked(best.attack)} a person; "
+            f"{best.main.percent()}, for {best.passes:,.0f} {asked(best.attack)} a person; "
             f"the verifier, trained on other people, from {called[likest.name]}, "
             f"{likest.verifier_match.percent()}."
         )
@@ -356,7 +278,7 @@ def _answer(table: pd.DataFrame, corrected: Mapping[int, float], called: Mapping
     if len(undefended):
         order = sorted(undefended.itertuples(), key=lambda row: row.main.value)
         least, most = (
-            f"{row.main.percent(count=False)} ({called[row.Index]}, {row.passes:,.0f} {_asked(row.attack)} a person)"
+            f"{row.main.percent(count=False)} ({called[row.Index]}, {row.passes:,.0f} {asked(row.attack)} a person)"
             for row in (order[0], order[-1])
         )
         text = f"On NoDef the main evaluator takes from {least} to {most} of the reconstructions for the person. "
@@ -389,7 +311,7 @@ def _by_hand(table: pd.DataFrame, settled: Collection[Settled]) -> str:
     )
 
 
-def _asked(attack: str) -> str:
+def asked(attack: str) -> str:
     """What is counted of an attack."""
     return "passes" if attacks.get(attack).sees == "gradients" else "queries"
 
