@@ -29,27 +29,30 @@ def flags(units):
     return [str(DONE / f"{name}.done") for name in units]
 
 
+TO_CHOOSE, MISSING = batch.lengths(BOOK, MATCH), batch.missing(BOOK, MATCH)
+
+
 def about(name):
     """A unit in words."""
-    units = {**batch.lengths(BOOK, MATCH), **batch.missing(BOOK, MATCH)}
-    if name not in units:
-        return f"{name}: made"
-    kinds = [kind for kind, _ in units[name]]
-    if kinds == ["selection"]:
-        return f"{batch.KINDS['selection'][0](units[name][0][1]).label}"
-    return f"{units[name][0][1].target_stage().label}: {len(kinds)} records"
+    unit = {**TO_CHOOSE, **MISSING}.get(name)
+    if unit is None:  # made in the meantime
+        return name
+    kind, attack = unit[0]
+    if kind == "selection":
+        return batch.KINDS[kind][0](attack).label
+    return f"{attack.target_stage().label}: {len(unit)} records"
 
 
-TO_CHOOSE, MISSING = batch.lengths(BOOK, MATCH), batch.missing(BOOK, MATCH)
 if workflow.is_main_process:  # flags of before something was removed from the store
     for flag in flags({**TO_CHOOSE, **MISSING}):
         Path(flag).unlink(missing_ok=True)
 
 
 def of_chosen_lengths(_):
-    """What could not be listed before training lengths were chosen."""
+    """With what could not be listed before training lengths were chosen."""
     checkpoints.lengths.get()
-    return flags(batch.missing(BOOK, MATCH).keys() - MISSING.keys())
+    MISSING.update(batch.missing(BOOK, MATCH))
+    return flags(MISSING)
 
 
 rule study:
