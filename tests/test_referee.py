@@ -19,7 +19,17 @@ from lib.attacks.interface import Budget
 from lib.attacks.losses import cross_entropy
 from lib.attacks.oracle import Oracle
 from lib.attacks.ppa import PpaBudget
-from lib.attacks.referee import Chosen, Diagnostic, Entry, Evidence, Member, combine, judge, run_members
+from lib.attacks.referee import (
+    Chosen,
+    Diagnostic,
+    Entry,
+    Evidence,
+    Member,
+    combine,
+    descent,
+    judge,
+    run_members,
+)
 from lib.attacks.referee import flags as checks
 from lib.attacks.referee import judges as judging
 from lib.attacks.selection import rank
@@ -350,7 +360,7 @@ def test_still_falling() -> None:
     chosen = chosen_of([[0.9] * PEOPLE, [0.8] * PEOPLE], (WHITE, SCORES))
 
     def state(white: Entry, black: Entry = flat) -> bool | None:
-        return checks.still_falling({WHITE: white, SCORES: black}, chosen).raised
+        return descent.still_falling({WHITE: white, SCORES: black}, chosen).raised
 
     assert state(flat, falling) is False, "white-box members only"
     assert state(falling) is True
@@ -359,8 +369,8 @@ def test_still_falling() -> None:
     assert state(entry(0, loss=[1.0 + i for i in range(10)])) is True, "it rises"
     assert state(entry(0, loss=[2.0] * 10)) is True, "it never fell"
     alone = chosen_of([[0.9] * PEOPLE], (SCORES,))
-    assert checks.still_falling({SCORES: flat}, alone).raised is None
-    found = checks.still_falling({WHITE: falling, SCORES: flat}, chosen)
+    assert descent.still_falling({SCORES: flat}, alone).raised is None
+    found = descent.still_falling({WHITE: falling, SCORES: flat}, chosen)
     assert WHITE.search in found.sentence
 
 
@@ -368,7 +378,7 @@ def test_only_what_the_choice_rests_on_must_have_come_to_rest() -> None:
     flat, falling, dead = entry(0), entry(0, loss=[10.0 - i for i in range(10)]), entry(0, loss=[2.0] * 10)
     few = chosen_of([[0.9] * 36 + [0.1] * 4, [0.1] * 36 + [0.9] * 4], (WHITE, ADAPTIVE))
     half = chosen_of([[0.9] * 20 + [0.1] * 20, [0.1] * 20 + [0.9] * 20], (WHITE, ADAPTIVE))
-    state = checks.still_falling
+    state = descent.still_falling
     assert state({WHITE: flat, ADAPTIVE: falling}, few).raised is False, "four of forty rest on it"
     assert state({WHITE: flat, ADAPTIVE: falling}, half).raised is True
     assert state({WHITE: flat, ADAPTIVE: dead}, few).raised is True, "an attack that never moved is broken"
@@ -381,25 +391,25 @@ def test_seeds_of_one_attack_are_averaged_before_its_loss_is_judged() -> None:
     second = dataclasses.replace(WHITE, seed=1)
     both = {WHITE: entry(0, loss=(line + noise).tolist()), second: entry(0, loss=(line - noise).tolist())}
     chosen = chosen_of([[0.9] * PEOPLE] * 2, (WHITE, second))
-    assert checks.still_falling(both, chosen).raised is True
+    assert descent.still_falling(both, chosen).raised is True
     one = chosen_of([[0.9] * PEOPLE], (WHITE,))
-    assert checks.still_falling({WHITE: both[WHITE]}, one).raised is None
+    assert descent.still_falling({WHITE: both[WHITE]}, one).raised is None
 
 
 def test_a_lowered_learning_rate_brings_no_loss_to_rest() -> None:
     falling = 1 - np.minimum(np.arange(50), 30) / 40  # on a straight line until the rate is lowered
-    assert checks._late_fall(falling)[0] == 0
-    share, limit = checks._late_fall(falling, (0.0, 0.6))
+    assert descent._late_fall(falling)[0] == 0
+    share, limit = descent._late_fall(falling, (0.0, 0.6))
     assert share > limit
     assert PpaBudget().descent == (0.0, 0.6) and PpaBudget(milestones=()).descent == (0.0, 1.0)
     last = IfgmiBudget(steps=30, feature_steps=(10, 10, 10)).descent
     assert last == (pytest.approx(5 / 6), 1.0)
     stages = np.concatenate([np.linspace(9, 1, 50), np.full(10, 1.0)])
-    assert checks._late_fall(stages, last)[0] == 0, "the last stage is at rest"
+    assert descent._late_fall(stages, last)[0] == 0, "the last stage is at rest"
     steep = np.concatenate([np.linspace(9, 4, 50), np.linspace(4, 2, 10)])
-    assert np.greater(*checks._late_fall(steep, last)), "the last stage falls to its end"
+    assert np.greater(*descent._late_fall(steep, last)), "the last stage falls to its end"
     shaking = stages + 0.1 * np.cos(np.pi * np.arange(60))
-    assert not np.greater(*checks._late_fall(shaking, last)), "at rest but for its noise"
+    assert not np.greater(*descent._late_fall(shaking, last)), "at rest but for its noise"
 
 
 def test_too_much_noise_to_tell_is_open() -> None:
@@ -407,7 +417,7 @@ def test_too_much_noise_to_tell_is_open() -> None:
     loss = 1 - np.arange(40) / 80 + 0.2 * noise
     noisy = entry(0, loss=loss.tolist())
     chosen = chosen_of([[0.9] * PEOPLE], (WHITE,))
-    found = checks.still_falling({WHITE: noisy}, chosen)
+    found = descent.still_falling({WHITE: noisy}, chosen)
     assert found.raised is None and "too noisy to tell" in found.sentence
 
 
@@ -417,7 +427,7 @@ def test_a_noisy_loss_that_has_come_to_rest_is_not_flagged() -> None:
     rest = np.exp(-np.arange(40) / 4) + 0.05 * noise
     moving = 1 - np.arange(40) / 40 + 0.05 * noise
     flagged = [
-        np.mean([np.greater(*checks._late_fall(loss)) for loss in losses]) for losses in (rest, moving)
+        np.mean([np.greater(*descent._late_fall(loss)) for loss in losses]) for losses in (rest, moving)
     ]
     assert flagged[0] < 0.05 and flagged[1] > 0.4
 

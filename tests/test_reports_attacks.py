@@ -193,7 +193,9 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     assert saved["value"][0] == pytest.approx(defended["protection"].difference.value, abs=1e-6)
     read = attack_report.shown(table, {("ppa", "eigenfaces", "headline")})
     assert {"gain over the start", "NoDef minus model"} <= set(read)
-    assert set(read.sort_index().loc["ppa", "constants"]) == {"from a grid"} and "by hand" in set(read["constants"])
+    assert set(read.sort_index().loc["ppa", "constants"]) == {"from a grid"} and "by hand" in set(
+        read["constants"]
+    )
     assert {"passes per person", "seconds per person", "peak MB of the process"} <= set(
         attack_report.costs(table)
     )

@@ -10,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from lib import statistics
-from lib.attacks.referee import flags, judges
+from lib.attacks.referee import descent, flags, judges
 from lib.attacks.referee.ensemble import Chosen, Entry, Member
 from lib.attacks.referee.flags import Curve, Diagnostic, Flag
 from lib.errors import UserError
@@ -122,7 +122,7 @@ def judge(evidence: Evidence) -> Verdict:
     verified = evidence.verifier is not None and evidence.prior_verifier is not None
     raised = (
         flags.ensemble_incomplete(chosen, adapted=evidence.adapted),
-        flags.still_falling(entries, chosen),
+        descent.still_falling(entries, chosen),
         flags.confidence_not_reached(chosen),
         flags.diagnostic_inactive(evidence.diagnostic),
         flags.black_box_beats_white_box(chosen),
