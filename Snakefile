@@ -4,7 +4,8 @@
 #   python -m snakemake -n                                     # what the study of lfw64 lacks
 #   python -m snakemake --cores 4                              # make it, four models at a time, a core each
 #   python -m snakemake --cores 8 --config setup=digits match=ppa threads=2
-#   python -m snakemake --executor slurm --jobs 20             # a job a model, the cache on a shared disk
+#   python -m snakemake --executor slurm --jobs 20             # a job a model; wants snakemake-executor-plugin-slurm, and
+#                                                              # MIDRE_CACHE on a disk that all machines see
 #   python -m snakemake --cores 4 notebooks                    # and then the notebooks, by papermill
 #
 # Add --keep-going to go on after a failure. What is made, the store says (lib/store.py): only what it lacks is listed

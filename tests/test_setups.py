@@ -164,6 +164,11 @@ def test_an_attack_has_the_constants_that_its_throw_away_target_chose(path: Path
     assert len(rows) >= 2 and rows["chosen"].tolist() == [True] + [False] * (len(rows) - 1)
 
 
+def test_every_grid_of_the_study_on_faces_was_tried_whole() -> None:
+    setup = load_setup("lfw64")
+    assert setup.grids and {attack for attack, *_ in settle.settled(setup)} == set(setup.grids)
+
+
 @pytest.mark.parametrize("name", setup_names())
 def test_every_shipped_study_has_something_for_every_notebook(name):
     assert {n[:2] for n in study_notebooks(name)} == {f"{n:02d}" for n in range(1, 18)}
