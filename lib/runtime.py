@@ -96,6 +96,20 @@ def autocast(where: torch.device) -> contextlib.AbstractContextManager:
 
 
 @contextlib.contextmanager
+def full_precision(where: torch.device) -> Iterator[None]:
+    """fp32 as it is: autocast off, products of matrices and convolutions without TF32; restored on exit."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(where.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@contextlib.contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """Evaluation mode without parameter gradients, for networks under attack; restored on exit."""
     modes = [(m, m.training) for module in modules for m in module.modules()]

@@ -134,6 +134,34 @@ def test_one_learns_to_obey_and_the_other_to_resist():
     assert resisting[0] > 0.5 > 0.3 > resisting[-1], resisting
 
 
+def test_what_does_not_move_does_not_pass_for_a_defence_that_acts():
+    (atat,), (resist,) = build("atat(0.1)"), build("advtrain(0.1)")
+    for shares, obeys in (([0.2, 0.3], True), ([0.6, 0.7], True), ([0.93, 0.83], False), ([0.2, 0.2], False)):
+        assert atat.acted([{"success": share} for share in shares]) is obeys, shares
+    for shares, gains, acted in (
+        ([0.7, 0.1], [0.2, 0.0], True),
+        ([0.7, 0.1], [0.0, 0.0], False),  # the steps add nothing to the random start
+        ([0.7, 0.7], [0.2, 0.2], False),
+    ):
+        rows = [{"success": s, "gained": g} for s, g in zip(shares, gains, strict=True)]
+        assert resist.acted(rows) is acted, rows
+
+
+def test_the_network_is_shown_what_was_crafted_where_others_train_in_bf16(monkeypatch):
+    def bf16(device):
+        return torch.autocast(device.type, torch.bfloat16)
+
+    monkeypatch.setattr("lib.training.loop.autocast", bf16)
+    seen = {}
+    for text in ("none", *BOTH, "re(0.1,0.4)+atat(0.1)"):
+        model = build_classifier(NETWORKS["residual"], 3, 16)
+        kinds = seen.setdefault(text, set())
+        model.body.stem[0].register_forward_hook(lambda *parts, kinds=kinds: kinds.add(parts[2].dtype))
+        train_bars(build(text), dataclasses.replace(SMALL, steps=1), model=model)
+    assert seen.pop("none") == {torch.bfloat16}
+    assert all(kinds == {torch.float32} for kinds in seen.values()), seen
+
+
 def test_only_one_defence_can_lengthen_or_replace_the_batch():
     with pytest.raises(
         UserError, match=r"advtrain\(0.1\): expected a batch .*, got that of atat\(0.1\); drop one"

@@ -12,7 +12,6 @@ from lib.defences import build
 from lib.defences._dependence import (
     centred,
     coco,
-    full_precision,
     gaussian_kernel,
     hsic,
     label_kernel,
@@ -20,6 +19,7 @@ from lib.defences._dependence import (
 )
 from lib.errors import UserError
 from lib.models import build_classifier, stages_of
+from lib.runtime import full_precision
 from lib.training import Defence, Recipe
 
 BALANCED = "identities=3,photos=4"
@@ -151,9 +151,22 @@ def test_the_penalty_is_the_weighted_sum_over_taps(name, compared, measure):
     torch.testing.assert_close(
         defence.penalty(images, labels, [taps[0], frozen, taps[1]]), 0.3 * sum(to_image) - 2 * sum(to_label)
     )
-    assert defence.diagnostics() == pytest.approx(
-        {"x_z": sum(to_image).item() / 2, "z_y": sum(to_label).item() / 2}
-    )
+    x_z, z_y = sum(to_image).item() / 2, sum(to_label).item() / 2
+    assert defence.diagnostics() == pytest.approx({"x_z": x_z, "z_y": z_y, "penalty": 0.3 * x_z - 2 * z_y})
+
+
+def test_it_acted_if_the_penalty_fell_and_the_features_did_not_collapse():
+    (defence,) = build("bido_hsic(0.05,0.5)")
+    first = {"x_z": 30.0, "z_y": 3.8, "penalty": -0.4}
+    for last, acted in (
+        ({"x_z": 20.0, "z_y": 3.9, "penalty": -0.95}, True),
+        ({"x_z": 5.0, "z_y": 0.2, "penalty": 0.15}, False),  # nothing depends on anything
+        ({"x_z": 1.0, "z_y": 1.0, "penalty": -0.45}, False),
+        ({"x_z": 27.0, "z_y": 3.9, "penalty": -0.4}, False),  # as without the defence
+    ):
+        assert defence.acted([first, last]) is acted, last
+    without = [{"x_z": 30.0, "z_y": 3.8}, {"x_z": 20.0, "z_y": 3.9}]
+    assert defence.acted(without), "a record of before the penalty was kept"
 
 
 # --- balanced batches ---------------------------------------------------------------------------------------

@@ -64,7 +64,11 @@ def test_the_first_stages_and_the_stem_are_frozen_and_nothing_else(name, depth):
     assert all(p.grad is not None for p in model.parameters() if p not in frozen)
     parts = stages_of(model)
     inside = sum(p.numel() for m in [*parts.stem, *sum(parts.stages[:depth], [])] for p in m.parameters())
-    assert defence.diagnostics() == {"frozen": inside / sum(p.numel() for p in model.parameters())}
+    share = inside / sum(p.numel() for p in model.parameters())
+    assert defence.diagnostics() == {"frozen": share, "drift": 0} and defence.acted([defence.diagnostics()])
+    with torch.no_grad():
+        next(iter(frozen)).add_(0.1)
+    assert defence.diagnostics()["drift"] == pytest.approx(0.1) and not defence.acted([defence.diagnostics()])
 
 
 @pytest.mark.parametrize(("bn_frozen", "held"), [("track", False), ("eval", True)])

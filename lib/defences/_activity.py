@@ -5,7 +5,7 @@ from __future__ import annotations
 from lib.training.interface import History
 
 RISE = 0.05  # of a share: less may be chance
-HALF = 0.5  # of a share: reached already in the first epoch, it need not rise
+HALF = 0.5  # of a share: reached already in the first epoch, it need not rise, but must not fall
 
 
 def fell(history: History, name: str) -> bool:
@@ -14,6 +14,6 @@ def fell(history: History, name: str) -> bool:
 
 
 def reached(history: History, name: str) -> bool:
-    """Whether a share rose, or was at least a half at the end."""
+    """Whether a share rose, or was at least a half from the beginning and stayed there."""
     first, last = history[0][name], history[-1][name]
-    return bool(last >= HALF or last - first >= RISE)
+    return bool(last - first >= RISE or (last >= HALF and first - last <= RISE))

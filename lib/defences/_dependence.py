@@ -6,26 +6,12 @@ what is left is noise. All of this therefore runs with autocast off and full mat
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 SIGMA = 5.0  # fixed in the reference; its median rule is never used
 EPSILON = 1e-5
 SLOPE = 1e-12  # keeps the square root's gradient finite at 0
-
-
-@contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def gaussian_kernel(rows: Tensor, sigma: float = SIGMA) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.defences._dependence import full_precision
+from lib.runtime import full_precision
 from lib.training.interface import View
 
 SPACING = 2.0**-24  # no rounding of a sum in [0, 1] is larger
@@ -61,7 +61,7 @@ def perturbed(
         draws = torch.rand(images.shape, generator=generator, device=images.device)
         moved = (images + eps * (2 * draws - 1)).clamp(low, high)
     towards = -step if targeted else step
-    with _exact(images.device):
+    with torch.enable_grad(), full_precision(images.device):
         for _ in range(steps):
             moved = moved.requires_grad_()
             shown = moved if view is None else view(moved)
@@ -90,18 +90,3 @@ def held_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for module in collecting:
             module.track_running_stats = True
-
-
-@contextlib.contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """Gradients on, and convolutions, too, without TF32."""
-    with torch.enable_grad(), full_precision(device):
-        if device.type != "cuda":
-            yield
-            return
-        before = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = False
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.allow_tf32 = before

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.defences._activity import fell
 from lib.defences._adversarial import Adversarial
 from lib.training.interface import History, View
 
@@ -37,8 +38,8 @@ class AdversarialTraining(Adversarial):
 
     @staticmethod
     def acted(history: History) -> bool:
-        """Whether photos were moved."""
-        return history[-1]["furthest"] > 0
+        """Whether moving photos ever misled the network, and misled it less at the end than at first."""
+        return max(row["gained"] for row in history) > 0 and fell(history, "success")
 
     def batch(self, images: Tensor, labels: Tensor, extras: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The moved photos in place of the photos."""

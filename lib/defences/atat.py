@@ -30,8 +30,7 @@ class AntiAdversarialTraining(Adversarial):
     that the network is trained behind, and has no gradient inside. Its criterion applies to the photos alone: what
     NegLS leaves without a lower bound would make the network obey without end.
 
-    x' is crafted in fp32. Where the loop trains in bf16, x' is rounded there like any photo; the perturbation is
-    smaller than a rounding step and survives as its mean over many pixels.
+    x' is crafted in fp32 and trained on in fp32, also where the loop would train in bf16.
 
     Args:
         eps: largest change of a pixel, in [1e-6, 2].

@@ -67,6 +67,7 @@ class TransferLearning(Defence):
         if word("tldmi erased", erased, (True, False)):
             self.pretraining["erased"] = True
         self._frozen: list[nn.Module] = []
+        self._before: list[tuple[nn.Parameter, Tensor]] = []
         self._share = float("nan")
 
     def freeze(self, model: nn.Module) -> set[nn.Parameter]:
@@ -88,6 +89,7 @@ class TransferLearning(Defence):
                 "defence replaced with group norms that learned nothing; drop one of the two"
             )
         parameters = union(set(module.parameters()) for module in self._frozen)
+        self._before = [(parameter, parameter.detach().clone()) for parameter in parameters]
         self._share = _count(parameters) / _count(model.parameters())
         return parameters
 
@@ -99,13 +101,15 @@ class TransferLearning(Defence):
                 module.eval()
 
     def diagnostics(self) -> dict[str, float]:
-        """``frozen``: share of the network's parameters that was not trained."""
-        return {"frozen": self._share}
+        """``frozen``: share of the network's parameters that is not to be trained. ``drift``: how far the furthest of
+        these is from where it was."""
+        moved = [(now.detach() - before).abs().max() for now, before in self._before]
+        return {"frozen": self._share, "drift": float(torch.stack(moved).max()) if moved else float("nan")}
 
     @staticmethod
     def acted(history: History) -> bool:
-        """Whether a part of the network was not trained."""
-        return history[-1]["frozen"] > 0
+        """Whether a part of the network stayed as it was."""
+        return history[-1]["frozen"] > 0 and history[-1]["drift"] == 0
 
 
 def _count(parameters: Any) -> int:

@@ -86,6 +86,9 @@ class Defence:
     """Passes through the network in a step over NoDef's three: forward 1, backward 2, a backward to the photos alone 1
     (defences specification, section 0). What a plan of trainings counts on; notebook 10 measures it."""
 
+    exact: bool = False
+    """Whether its photos must reach the network in fp32, where the loop would train in bf16."""
+
     pretraining: dict[str, Any] | None = None
     """What the network's body learns before it meets a private photo, as ``pretrained`` of a judge: sets, steps,
     learning_rate and cosine; None: nothing. A stage of its own, so that trainings share it."""

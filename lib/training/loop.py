@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lib.data import Images
 from lib.errors import UserError
 from lib.models import Classifier
-from lib.runtime import autocast, generator, seed_for
+from lib.runtime import autocast, full_precision, generator, seed_for
 from lib.store import Checkpoint
 from lib.training.augment import augment
 from lib.training.composition import chained, criterion_of, restore_state, state_of, watch
@@ -115,6 +115,7 @@ def train_classifier(
     for defence in defences:
         optimiser = defence.optimise(optimiser, model, defences=defences, photos=len(images), recipe=used)
     criterion = criterion_of(defences, recipe, batch)
+    precision = full_precision if any(defence.exact for defence in defences) else autocast
     tapped, seen, hooks = watch(model, defences)
 
     step, first_epoch, history, kept = 0, 0, [], {}
@@ -176,7 +177,7 @@ def train_classifier(
                     x, y, weights = replaced
             shown = view(x).to(memory_format=torch.channels_last)
             seen.clear()
-            with autocast(device):
+            with precision(device):
                 logits = model(shown)
             losses = criterion(logits.float(), y)
             loss = losses.mean() if weights is None else (losses * weights).sum() / batch
