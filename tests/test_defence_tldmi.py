@@ -198,6 +198,21 @@ def test_a_refused_network_is_refused_before_the_pre_training(setup):
     assert not made("pretraining")
 
 
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ("identities=0", "expected batches of at least 8 photos, got 6"),
+        ("identities=16,photos=4", "expected photos of at least 16 people, got 3"),
+    ],
+)
+def test_batches_that_cannot_be_are_refused_before_the_pre_training(setup, batches, message):
+    target = dataclasses.replace(setup.target, recipe={**setup.target.recipe, "batch": 6})
+    small = dataclasses.replace(setup, target=target)
+    with pytest.raises(UserError, match=message):
+        targets.target(small, f"tldmi(1)+bido_hsic(0.05,0.5,{batches})", 0, 1)
+    assert not made("pretraining")
+
+
 @pytest.mark.parametrize("sets", [["pretraining", "near_public"], ["train"], ["public", "test"], ["nobody"]])
 def test_sets_that_are_absent_or_private_are_refused(tmp_path, monkeypatch, sets):
     monkeypatch.setenv("MIDRE_TRAIN", "1")

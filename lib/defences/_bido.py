@@ -74,11 +74,16 @@ class Bilateral(Defence):
         self._to_image, self._to_label = Mean(), Mean()
 
     def plan(self, recipe: Recipe) -> Recipe:
-        """Balanced batches."""
+        """Balanced batches.
+
+        Raises:
+            UserError: shuffled batches that are too small for a kernel.
+        """
         if self.identities:
             return dataclasses.replace(
                 recipe, batch=self.identities * self.photos, identities=self.identities
             )
+        self._check(recipe)
         return recipe
 
     def optimise(
@@ -87,14 +92,17 @@ class Bilateral(Defence):
         """Leaves the optimiser alone.
 
         Raises:
-            UserError: shuffled batches that are too small for a kernel.
+            UserError: too few photos for a kernel.
         """
+        self._check(recipe)
+        return optimiser
+
+    def _check(self, recipe: Recipe) -> None:
         if recipe.batch < SMALLEST_BATCH:
             raise UserError(
                 f"{self.name}: expected batches of at least {SMALLEST_BATCH} photos, got {recipe.batch}; raise "
                 "batch, or give more photos"
             )
-        return optimiser
 
     def taps(self, model: nn.Module) -> list[nn.Module]:
         """The modules of ``layers``.

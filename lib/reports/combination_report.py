@@ -18,7 +18,7 @@ from lib.reports.made import made
 from lib.reports.tables import established, limits, p_value, readable, rule
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
-from lib.stages import measures, success
+from lib.stages import measures, records, success
 from lib.stages.inversion import Attack
 
 JUDGES = ("main", success.VERIFIER)
@@ -56,9 +56,9 @@ def measure(book: Workbook) -> pd.DataFrame:
     """Train and attack (or load) every pair and its parts.
 
     Returns:
-        A row per pair and role (``NoDef, first, second, pair``): columns ``pair, role, defence``, and the Intervals
-        ``natural`` (test photos) and one per judge of :data:`JUDGES`, its share of reconstructions taken for the
-        person.
+        A row per pair and role (``NoDef, first, second, pair``): columns ``pair, role, defence, steps`` (of its
+        training), and the Intervals ``natural`` (test photos) and one per judge of :data:`JUDGES`, its share of
+        reconstructions taken for the person.
     """
     rows = []
     for pair, parts in pairs(book).items():
@@ -69,10 +69,16 @@ def measure(book: Workbook) -> pd.DataFrame:
                 "pair": pair,
                 "role": role,
                 "defence": defence,
+                "steps": records.answers_of(attack).steps,
                 "natural": sweep.natural(attack)["test"],
             }
             rows.append(row | {judge: success.mean(outcome, judge) for judge in JUDGES})
-    return pd.DataFrame(rows, columns=["pair", "role", "defence", "natural", *JUDGES])
+    return pd.DataFrame(rows, columns=["pair", "role", "defence", "steps", "natural", *JUDGES])
+
+
+def one_length(table: pd.DataFrame) -> bool:
+    """Whether the four models of every pair were trained equally long."""
+    return bool((table.groupby("pair")["steps"].nunique() == 1).all())
 
 
 def interactions(book: Workbook) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from lib.stages.targets import recipe_of
 from lib.training import Defence, train_classifier
 
 CHEAP = 1.3  # times NoDef's training step: what is aimed at
+MARGIN = 1.2  # over the passes: what surrounds them costs time, too
 ROUNDS = 3  # of the measurement of costs, all defences in each
 STEPS = 3  # of an epoch
 EPOCHS = 2  # the first one warms up, the other is timed
@@ -311,15 +312,25 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_sentence(found: pd.DataFrame) -> str:
-    """How many defences are as cheap as is aimed at in every round, how many are dearer in every, and the dearest."""
+    """How many defences are as cheap as is aimed at in every round, how many are dearer in every, the dearest, and
+    which cost more in every round than their passes, with a margin, would make of it."""
     own = found[found["defence"] != "none"]
     dear = own.loc[own["time"].idxmax()]
     cheap, over = int((own["high"] < CHEAP).sum()), int((own["low"] > CHEAP).sum())
     return (
         f"Of {len(own)} defences {cheap} stay below {CHEAP} times NoDef's time a step in all {ROUNDS} rounds, {over} "
         f"above, {len(own) - cheap - over} cross it; the dearest by the median is {label(dear.defence)}, "
-        f"{dear.time:.1f} times [{dear.low:.1f}, {dear.high:.1f}], by its passes {dear.expected:.1f}."
+        f"{dear.time:.1f} times [{dear.low:.1f}, {dear.high:.1f}], by its passes {dear.expected:.1f}. "
+        f"{_beyond(own)}"
     )
+
+
+def _beyond(own: pd.DataFrame) -> str:
+    slow = own[own["low"] > MARGIN * own["expected"]]
+    named = ", ".join(
+        f"{label(row.defence)} ({row.time:.1f} for {row.expected:.1f})" for row in slow.itertuples()
+    )
+    return f"In all rounds above {MARGIN} times what their passes make of it: {named or 'none'}."
 
 
 def what_we_saw(book: Workbook, curves: pd.DataFrame, found: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib import plots, results, statistics
-from lib.defences import canonical
+from lib.defences import canonical, registry
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports.made import made
@@ -27,6 +27,7 @@ from lib.stages.inversion import Attack
 from lib.statistics import Interval, Points
 
 TOLERANCE = 0.02  # of validation accuracy
+COLUMNS = ["family", "strength", "defence", "validation", "natural", "attack", "moved", "acted"]
 WEAKER = "NoDef, weaker"  # the family that makes NoDef's own frontier
 
 
@@ -83,13 +84,14 @@ def measure(book: Workbook) -> pd.DataFrame:
 
     Returns:
         A row per family and strength: columns ``family, strength`` (from 1; NoDef's row is family ``none``, 0),
-        ``defence, validation, natural`` (Interval, test photos), ``attack`` (Interval, main evaluator),
+        ``defence, validation, natural`` (Interval, test photos), ``attack`` (Interval, main evaluator), ``moved``
+        (what the defence says at the end of the quantities that it must move), ``acted`` (None: nothing to show),
         ``chosen`` and ``front`` (whether no other point is better in both). Saved as ``curves/<setup>__strengths``.
     """
     listed = [("none", 0, "none")]
     listed += [(f, _rank(book, f, name), name) for f, names in families(book).items() for name in names]
     rows = [_point(book, *row) for row in listed]
-    table = pd.DataFrame(rows, columns=["family", "strength", "defence", "validation", "natural", "attack"])
+    table = pd.DataFrame(rows, columns=COLUMNS)
     table["chosen"] = _chosen(table)
     natural, leak = ([interval.value for interval in table[side]] for side in ("natural", "attack"))
     table["front"] = statistics.pareto_front(natural, leak)
@@ -112,7 +114,29 @@ def _point(book: Workbook, family: str, strength: int, defence: str) -> dict[str
         "validation": accuracy["validation"].value,
         "natural": accuracy["test"],
         "attack": success.mean(success.measure([attack])),
+        "moved": moved(attack),
+        "acted": acted(attack),
     }
+
+
+def moved(attack: Attack) -> str:
+    """What the defence of the model attacked says at the end of the quantities that it must move."""
+    recorded = records.answers_of(attack).training.get("diagnostics") or {}
+    return "; ".join(
+        f"{name.rpartition('.')[2].replace('_', ' ')} {value:.3g}" for name, value in recorded.items()
+    )
+
+
+def acted(attack: Attack) -> bool | None:
+    """Whether every part of the defence did what it is for, by its own criterion; None where none has one."""
+    said = registry.acted(attack.defence, records.answers_of(attack).training, attack.setup.defences)
+    shown = [part for part in said.values() if part is not None]
+    return all(shown) if shown else None
+
+
+def silent(table: pd.DataFrame) -> list[str]:
+    """The points whose defence is not shown to have acted."""
+    return [row.defence for row in table.itertuples() if row.acted is False]
 
 
 def natural(attack: Attack) -> dict[str, Interval]:
@@ -240,6 +264,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "AttAcc, main": [percent(interval) for interval in table["attack"]],
         "rule": ["chosen" if chosen else "" for chosen in table["chosen"]],
         "Pareto front": ["on it" if front else "" for front in table["front"]],
+        "what it must move": table["moved"].tolist(),
+        "acted": [{True: "yes", False: "no"}.get(said, "") for said in table["acted"]],
     }
     index = pd.MultiIndex.from_arrays(
         [table["family"], table["defence"].map(label)], names=["family", "defence"]

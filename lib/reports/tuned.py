@@ -19,7 +19,7 @@ from lib.reports.made import made
 from lib.reports.tables import established, holms, p_value, percent, rule
 from lib.reports.tables import points as points_text
 from lib.reports.workbook import Workbook
-from lib.stages import measures, records, success
+from lib.stages import measures, success
 from lib.stages.inversion import Attack
 from lib.statistics import Interval
 
@@ -75,17 +75,10 @@ def lengths(book: Workbook) -> pd.DataFrame:
                 four = (last["none"], last[name], here["none"], here[name])
                 longer[-1] = statistics.interaction(*four, seed=measures.SEED)
     found = found.assign(
-        longer=longer, moved=[_moved(run) for runs in groups.values() for run in runs.values()]
+        longer=longer, moved=[sweep.moved(run) for runs in groups.values() for run in runs.values()]
     )
     _save(book, "lengths", groups, found)
     return found
-
-
-def _moved(attack: Attack) -> str:
-    recorded = records.answers_of(attack).training.get("diagnostics") or {}
-    return "; ".join(
-        f"{name.rpartition('.')[2].replace('_', ' ')} {value:.3g}" for name, value in recorded.items()
-    )
 
 
 def _save(

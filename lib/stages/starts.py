@@ -16,6 +16,7 @@ from lib.models import build_classifier
 from lib.setups import NetworkConfig, Setup
 from lib.store import Stage
 from lib.training import Recipe
+from lib.training.sampling import batch_size
 
 
 def start_config(config: NetworkConfig) -> NetworkConfig:
@@ -80,13 +81,15 @@ def _helper_set(setup: Setup, world: World, name: str) -> Images:
     return usable[name]
 
 
-def try_surgery(setup: Setup, config: NetworkConfig, recipe: Recipe) -> None:
-    """Let the defences refuse the network or the recipe before hours of pre-training, not after."""
+def try_surgery(setup: Setup, config: NetworkConfig, recipe: Recipe, photos: Images) -> None:
+    """Let the defences refuse the network, the recipe or the photos it is made for before hours of pre-training, not
+    after."""
     with torch.random.fork_rng(devices=[]):
         defences = build(config.defence, setup.defences)
         for defence in defences:
             recipe = defence.plan(recipe)
         check_width(f"{setup.name} {config.defence}", recipe)
+        batch_size(photos.labels, recipe)
         model: nn.Module = build_classifier(config.network, 2, setup.image_size)
         for defence in defences:
             model = defence.build(model)

@@ -149,7 +149,7 @@ def train_target(
 ) -> tuple[dict, dict, dict]:
     """Train as a target's stage says, on these photos: weights, metadata, and the weights at each snapshot."""
     config = _target_config(setup, stage.params)
-    start = _pretrain(setup, config, world, "target") if config.pretrained else None
+    start = _pretrain(setup, config, world, "target", photos) if config.pretrained else None
     return _train(setup, config, photos, world.validation, checkpoint, stage.label, snapshots or [], start)
 
 
@@ -261,7 +261,7 @@ def judge(setup: Setup, role: str) -> Trained:
         if photos is None:
             raise UserError(f"{setup.name}: no people are left for a verifier; set data.others.verifier")
         validation = world.validation if role != "verifier" else None
-        start = _pretrain(setup, config, world, role) if config.pretrained else None
+        start = _pretrain(setup, config, world, role, photos) if config.pretrained else None
         tensors, meta, _ = _train(setup, config, photos, validation, checkpoint, stage.label, [], start)
         return tensors, meta
 
@@ -277,14 +277,14 @@ def _config(setup: Setup, role: str) -> NetworkConfig:
     return setup.evaluators[role]
 
 
-def _pretrain(setup: Setup, config: NetworkConfig, world: World, role: str) -> Artifact:
+def _pretrain(setup: Setup, config: NetworkConfig, world: World, role: str, photos: Images) -> Artifact:
     """A network's start: its own body trained to tell apart people who are not private."""
     stage = starts.pretraining_stage(setup, config, role)
 
     def make(checkpoint: store.Checkpoint) -> tuple[dict, dict]:
-        photos = starts.photos_for(setup, config, world)
-        starts.try_surgery(setup, config, recipe_of(config, setup.name))
-        return _train(setup, starts.start_config(config), photos, None, checkpoint, stage.label, [])[:2]
+        others = starts.photos_for(setup, config, world)
+        starts.try_surgery(setup, config, recipe_of(config, setup.name), photos)
+        return _train(setup, starts.start_config(config), others, None, checkpoint, stage.label, [])[:2]
 
     return store.get(stage, make)
 

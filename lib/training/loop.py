@@ -22,7 +22,7 @@ from lib.store import Checkpoint
 from lib.training.augment import augment
 from lib.training.composition import chained, criterion_of, restore_state, state_of, watch
 from lib.training.interface import Defence, Recipe, union
-from lib.training.sampling import check_balanced, epoch_order
+from lib.training.sampling import batch_size, epoch_order
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -79,16 +79,7 @@ def train_classifier(
     for defence in defences:
         recipe = defence.plan(recipe)
     images = _share(images, recipe.share, seed).to(device)
-    if len(images) < 2:
-        raise UserError(f"expected at least 2 training photos, got {len(images)}")
-    batch = min(recipe.batch, len(images))
-    if recipe.identities and batch < recipe.batch:
-        raise UserError(
-            f"expected photos for balanced batches of {recipe.batch} ({recipe.identities} people), got {len(images)} "
-            "photos; give more, or make the batches smaller"
-        )
-    if recipe.identities:
-        check_balanced(images.labels, batch, recipe.identities)
+    batch = batch_size(images.labels, recipe)
     epoch_steps = len(images) // batch
     epochs = math.ceil(recipe.steps / epoch_steps)
     last_step = round(recipe.steps * recipe.stop)

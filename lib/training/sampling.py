@@ -6,6 +6,26 @@ import torch
 from torch import Tensor
 
 from lib.errors import UserError
+from lib.training.interface import Recipe
+
+
+def batch_size(labels: Tensor, recipe: Recipe) -> int:
+    """Photos in a batch: the recipe's, or all there are of ``labels`` (N,).
+
+    Raises:
+        UserError: fewer than two photos, or balanced batches that they cannot fill.
+    """
+    if len(labels) < 2:
+        raise UserError(f"expected at least 2 training photos, got {len(labels)}")
+    batch = min(recipe.batch, len(labels))
+    if recipe.identities and batch < recipe.batch:
+        raise UserError(
+            f"expected photos for balanced batches of {recipe.batch} ({recipe.identities} people), got {len(labels)} "
+            "photos; give more, or make the batches smaller"
+        )
+    if recipe.identities:
+        check_balanced(labels, batch, recipe.identities)
+    return batch
 
 
 def check_balanced(labels: Tensor, batch: int, identities: int) -> None:
