@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
-from toys import CLASSES, SIZE, ToyPrior, ToyTarget
+from toys import CLASSES, SIZE, STYLE, SizedTarget, ToyPrior, ToyTarget
 
 from lib import attacks
 from lib.attacks import Knowledge, Reconstructions
@@ -21,6 +21,17 @@ from lib.attacks.ppa import PpaBudget
 from lib.attacks.search import score_pool
 from lib.erasing import ErasingLaw, draw_view
 from lib.errors import UserError
+from lib.priors import (
+    ConditionalGan,
+    ConditionalSpec,
+    DcganSpec,
+    InversionGan,
+    Prior,
+    StylePrior,
+)
+from lib.priors.conditional_gan import build_conditional_networks
+from lib.priors.inversion_gan import build_inversion_networks
+from lib.priors.stylegan import build_networks
 from lib.runtime import generator
 from lib.store import Checkpoint
 
@@ -204,6 +215,54 @@ def test_ingredients_go_with_any_white_box_attack(
     assert all(not p.requires_grad or p.grad is None for p in target.parameters())
 
 
+WHITE_BOX = [name for name in attacks.names() if attacks.get(name).sees == "gradients"]
+
+
+def small_prior(name: str) -> Prior:
+    """A little untrained one of the kind that the attack works with, of 32 px."""
+    if attacks.get(name).prior == "inversion_gan":
+        return InversionGan(*build_inversion_networks(DcganSpec(32, latent_dim=6, width=4), CLASSES, seed=0))
+    if attacks.get(name).prior == "conditional_gan":
+        spec = ConditionalSpec(CLASSES, image_size=32, latent_dim=6, width=4)
+        return ConditionalGan(build_conditional_networks(spec, seed=0)[0])
+    return StylePrior(*build_networks(STYLE, seed=0))
+
+
+@pytest.mark.parametrize("name", WHITE_BOX)
+def test_ingredients_go_with_every_attack_that_sees_gradients(name: str) -> None:
+    method = attacks.get(name)
+    sizes = {"candidates": 2, "keep": 1, "steps": 4, "views": 2, "chunk": 2, "pool": 6}
+    sizes |= {"private": 2, "pivot_steps": 2, "tune_steps": 2, "feature_steps": (1, 1)}
+    fields = {field.name for field in dataclasses.fields(method.Budget)}
+    budget = method.budget(**{key: value for key, value in sizes.items() if key in fields})
+    photos = torch.randint(0, 256, (60, 3, 32, 32), generator=generator(0, "public"), dtype=torch.uint8)
+    students = (SizedTarget(32).eval(),) if "students" in method.needs else ()
+    known = Knowledge(public=photos, law=LAW, students=students)
+
+    def run(text: str) -> Reconstructions:
+        target = SizedTarget(32).eval()
+        return attacks.get(text).invert(
+            target, small_prior(name), [0, 2], budget=budget, seed=0, knowledge=known
+        )
+
+    plain, erased, pulled = (run(name + more) for more in ("", "+eot2", "+feature_shift100"))
+    assert erased.cost["target_backward"] == 2 * plain.cost["target_backward"]
+    assert pulled.cost["target_backward"] == plain.cost["target_backward"]
+    assert not torch.equal(plain.latents, erased.latents) and not torch.equal(plain.latents, pulled.latents)
+
+
+def test_what_an_ingredient_prepares_waits_for_the_checks(target: ToyTarget, public: torch.Tensor) -> None:
+    asked: list[int] = []
+    target.features = lambda images: asked.append(len(images))  # type: ignore[method-assign]
+    small, known = ToyPrior(), Knowledge(public=public, law=LAW)
+    small.image_size = SIZE // 2
+    with pytest.raises(UserError, match=f"expected images of {SIZE} px"):
+        attacks.get("ppa+feature_shift").invert(target, small, [0], budget=PPA, seed=0, knowledge=known)
+    with pytest.raises(UserError, match="label"):
+        attacks.get("ppa+feature_shift").invert(target, ToyPrior(), [99], budget=PPA, seed=0, knowledge=known)
+    assert asked == [], "thousands of public images pass the target for the means"
+
+
 def test_an_interrupted_adaptive_attack_has_the_bits_of_the_whole(
     target: ToyTarget, prior: ToyPrior, public: torch.Tensor, tmp_path
 ) -> None:
@@ -231,6 +290,8 @@ def test_names_are_read() -> None:
     assert method.base == "ppa" and method.needs == {"law"} and method.erases == {"prior"}
     assert method.passes == 16 and method.Budget is PpaBudget
     assert attacks.get("lomma_gmi+re_students").erases == {"students"}
+    assert sum(attacks.get("ppa+feature_shift").images) == 4000 and sum(method.images) == 0
+    assert sum(attacks.get("lomma_kedmi+feature_shift0.1").images) == 9000
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,11 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     few_outcome, every_outcome = success.measure([some, every])
     paired = success.compare([few_outcome], [every_outcome]).difference.value
     assert paired == pytest.approx((few_outcome.per_person() - every_outcome.per_person()[[0, 2]]).mean())
+    shifted = dataclasses.replace(every, attack="ppa+feature_shift")
+    there = len(book.world.public)
+    assert inversion.images_before(every) == 0 and inversion.images_before(shifted) == 2 * min(2000, there)
+    more = dataclasses.replace(every_outcome, attack=shifted).passes - every_outcome.passes
+    assert more == pytest.approx(2 * min(2000, there) / 3), "the means are paid for once, for all people"
     cheaper = table.reset_index().assign(passes=plain["passes"])
     assert not adaptive_report.views_counted(cheaper), "erased views that nobody paid for"
     assert eot["same_steps"].difference.value == pytest.approx(eot["main"].value - plain["main"].value)

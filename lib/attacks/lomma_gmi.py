@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from lib.attacks import gmi
 from lib.attacks.gmi import GmiBudget
-from lib.attacks.lomma import Options, lomma_on
+from lib.attacks.lomma import STATISTICS_IMAGES, Options, lomma_on
 
 NAME = "lomma_gmi"
 NEEDS = ("public", "students")
+IMAGES = STATISTICS_IMAGES  # pass the target for p_reg
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from lib.attacks import kedmi
 from lib.attacks.kedmi import KedmiBudget
-from lib.attacks.lomma import Options, lomma_on
+from lib.attacks.lomma import STATISTICS_IMAGES, Options, lomma_on
 
 NAME = "lomma_kedmi"
 NEEDS = ("public", "students")
+IMAGES = STATISTICS_IMAGES  # pass the target for p_reg
 PRIOR = "inversion_gan"
 
 

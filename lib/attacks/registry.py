@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import lib.attacks
 from lib.attacks.adaptive import Ingredient, adapt, parse
-from lib.attacks.interface import Budget, Reconstructions
+from lib.attacks.interface import Budget, Reconstructions, check_inputs
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.errors import UserError
 from lib.models import folded
@@ -34,6 +34,7 @@ class Attack:
         sees: "gradients" (white box), "scores" or "labels".
         ingredients: what was appended to its name with ``+``.
         prior: the only kind of prior it works with (:func:`lib.attacks.interface.check_inputs`), None for any.
+        own_images: see :attr:`images`, without its ingredients.
         own_revision: without its ingredients.
         about: how its module begins: its name in full, paper and year in brackets, what it needs.
     """
@@ -46,6 +47,7 @@ class Attack:
     ingredients: tuple[Ingredient, ...] = ()
     prior: str | None = None
     own_revision: int = 1
+    own_images: int = 0
     about: str = ""
 
     @property
@@ -57,6 +59,11 @@ class Attack:
     def passes(self) -> int:
         """Images through the target per image that the attack shows it."""
         return math.prod(ingredient.passes for ingredient in self.ingredients)
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        """How many public images pass the target before the attack begins, part by part, where there are so many."""
+        return sum((ingredient.images for ingredient in self.ingredients), (self.own_images,))
 
     @property
     def revision(self) -> int:
@@ -113,6 +120,7 @@ def _attacks() -> dict[str, Attack]:
                 getattr(module, "SEES", "gradients"),
                 prior=getattr(module, "PRIOR", None),
                 own_revision=getattr(module, "REVISION", 1),
+                own_images=getattr(module, "IMAGES", 0),
                 about=" ".join((module.__doc__ or "").partition("\n\n")[0].split()),
             )
     return found
@@ -160,6 +168,9 @@ def get(name: str) -> Attack:
         knowledge: Knowledge = NOTHING,
         **rest: Any,
     ) -> Reconstructions:
+        check_inputs(
+            target, prior, labels, attack=base, kind=attack.prior
+        )  # before the ingredients' own work
         seen = adapt(folded(target), ingredients, knowledge, seed)
         found = attack.invert(seen, prior, labels, seed=seed, knowledge=knowledge, **rest)
         return dataclasses.replace(found, attack=name)

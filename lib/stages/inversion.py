@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -85,6 +86,14 @@ class Attack:
 def evenly_spaced(classes: int, count: int) -> list[int]:
     """At most ``count`` class numbers, evenly spaced over all ``classes``, ascending."""
     return [int(k) for k in torch.linspace(0, classes - 1, min(count, classes)).round()]
+
+
+def images_before(attack: Attack) -> int:
+    """Public images that pass the target before the attack begins, for all its people together: statistics of its
+    features."""
+    photos = store.find(data_stage(attack.setup))
+    there = photos.meta["counts"]["public"][0] if photos else math.inf
+    return sum(min(count, there) for count in attacks.get(attack.attack).images)
 
 
 def reconstruction_stage(attack: Attack, target: Stage) -> Stage:

@@ -48,7 +48,10 @@ class Outcome:
 
     @property
     def passes(self) -> float:
-        return passes_of(self.cost)
+        """Images through the target per person, forward and backward alike, with those that passed it before the
+        attack began."""
+        counted = self.cost["target_forward"] + self.cost["target_backward"]
+        return counted + inversion.images_before(self.attack) / len(self.people)
 
     @property
     def kept(self) -> int:
@@ -145,11 +148,6 @@ def _verdicts(
 
 def _shares(hits: Tensor) -> np.ndarray:
     return hits.double().mean(1).numpy()
-
-
-def passes_of(cost: dict[str, float]) -> float:
-    """Images through the target per person, forward and backward alike."""
-    return cost["target_forward"] + cost["target_backward"]
 
 
 # --- over the attack seeds of one model and attack -----------------------------------------------------

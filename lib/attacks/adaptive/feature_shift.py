@@ -42,7 +42,7 @@ def parse(name: str) -> Ingredient | None:
         means = feature_means(base, knowledge.public, knowledge.blind_law, seed=seed)
         return Shifted(target, *means, weight=weight)
 
-    return Ingredient(name, needs=frozenset({"law", "public"}), wrap=wrap)
+    return Ingredient(name, needs=frozenset({"law", "public"}), wrap=wrap, images=(IMAGES, IMAGES))
 
 
 def feature_means(target: nn.Module, public: Tensor, law: ErasingLaw, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ class Ingredient:
         erases: of :data:`MATERIALS`, what is to be made from erased instead of clean public images, by
             whoever makes it (:mod:`lib.stages.inversion` in a study).
         passes: about how many images go through the target for one that is shown to it.
+        images: how many public images pass the target before the attack begins, part by part.
         place: ingredients wrap the target in ascending order of it, whatever the order in the name.
         revision: of what it does; raised when that changes, so that stored results are made anew.
     """
@@ -32,6 +33,7 @@ class Ingredient:
     wrap: Callable[[nn.Module, Knowledge, int], nn.Module] | None = None
     erases: frozenset[str] = frozenset()
     passes: int = 1
+    images: tuple[int, ...] = ()
     place: int = 1
     revision: int = 1
 
