@@ -386,3 +386,11 @@ def _must_be_defined(metric: str) -> bool:
         "attack_accuracy_top5",
         "evaluator_accuracy",
     )
+
+
+def test_a_count_of_flags_says_whether_a_number_is_established():
+    from lib.results.readme import _shown
+
+    for flags, said in ((0.0, "established"), (2.0, "not established")):
+        row = pd.Series({"value": flags, "low": flags, "high": flags, "metric": "flags", "n": 11, "runs": 1})
+        assert _shown(row, "verdict") == said

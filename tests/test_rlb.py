@@ -16,7 +16,7 @@ from lib import attacks
 from lib.attacks import rlb
 from lib.attacks.interface import Reconstructions
 from lib.attacks.oracle import Oracle
-from lib.attacks.rlb import Best, Noise, RlbBudget, log_score_and_reward
+from lib.attacks.rlb import Best, Noise, RlbBudget, every_label, log_score_and_reward
 from lib.attacks.sac import Agents, Layers, Replay, squash
 from lib.errors import UserError
 from lib.runtime import generator
@@ -226,6 +226,15 @@ def test_the_reward_by_hand() -> None:
     hopeless = torch.tensor([[-300.0, 0.0, -300.0]])  # softmax would underflow to log 0
     log_score, reward = log_score_and_reward(hopeless, labels[:1], (2.0, 2.0, 8.0))
     torch.testing.assert_close(reward, torch.tensor([4 * -300.0 + 8 * math.log(1e-7)]))
+
+
+def test_all_labels_at_once_are_the_labels_one_by_one() -> None:
+    logits, labels = 3 * torch.randn(9, 6, generator=generator(0, "logits")), torch.tensor([4, 0, 5, 2])
+    logits[0, [4, 1]] = 9.0  # two likeliest
+    found = torch.stack(every_label(logits, labels, (2.0, 2.0, 8.0)))
+    for k, label in enumerate(labels):
+        one = torch.stack(log_score_and_reward(logits, label.expand(9), (2.0, 2.0, 8.0)))
+        assert torch.equal(found[:, :, k], one)
 
 
 def test_the_best_distinct_latents_are_kept() -> None:

@@ -43,8 +43,9 @@ PUBLISHED = {  # private, pivot_steps, tune_steps
 
 @dataclass(frozen=True, kw_only=True)
 class PpdgBudget(PpaBudget):
-    """Defaults: the published high-resolution attack, but for the views of the selection, which are PPA's (the
-    published run only mirrors).
+    """Defaults: the published high-resolution attack, but for three things. Views of the selection are PPA's (the
+    published run only mirrors). Images are compared by coarse pixels and the target's features, where the published
+    run has LPIPS, a network trained on other photos. ``pivot_noise`` is ``coordinate``.
 
     Attributes:
         rounds: of PPA; 1 is PPA alone. ``steps`` are of each round.

@@ -175,9 +175,23 @@ def log_score_and_reward(
     log_p = logits.float().log_softmax(1)
     mine = F.one_hot(labels, logits.shape[1]).bool()
     log_score = log_p.gather(1, labels[:, None])[:, 0]
-    margin = log_score.exp() - log_p.masked_fill(mine, -torch.inf).amax(1).exp()
+    return log_score, _reward(log_score, log_p.masked_fill(mine, -torch.inf).amax(1), weights)
+
+
+def every_label(logits: Tensor, labels: Tensor, weights: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
+    """:func:`log_score_and_reward` of all images for all labels, (B, C) and (K,) to (B, K) each, in memory of that
+    size: the likeliest other class is the first or the second of an image."""
+    log_p = logits.float().log_softmax(1)
+    log_score = log_p[:, labels]
+    most, where = log_p.topk(2, 1)
+    other = torch.where(where[:, :1] == labels, most[:, 1:], most[:, :1])
+    return log_score, _reward(log_score, other, weights)
+
+
+def _reward(log_score: Tensor, log_other: Tensor, weights: tuple[float, float, float]) -> Tensor:
     first, second, third = weights
-    return log_score, (first + second) * log_score + third * margin.clamp_min(MARGIN_FLOOR).log()
+    margin = (log_score.exp() - log_other.exp()).clamp_min(MARGIN_FLOOR)
+    return (first + second) * log_score + third * margin.log()
 
 
 def _prepare(
@@ -197,9 +211,7 @@ def _prepare(
     with torch.no_grad():
         for part in actions.split(max(1, budget.chunk * budget.candidates)):
             logits = access.logits(access.images(storable(centre + half * part)))
-            each = logits.repeat_interleave(len(labels), 0), labels.repeat(len(part))
-            both = torch.stack(log_score_and_reward(*each, budget.weights))
-            answers.append(both.view(2, len(part), len(labels)))
+            answers.append(torch.stack(every_label(logits, labels, budget.weights)))
     log_scores, rewards = torch.cat(answers, 1).transpose(1, 2)
     return {"pool_log_scores": log_scores, "pool_rewards": rewards}, shared | {"pool": actions}
 

@@ -87,7 +87,7 @@ def groups(found: Sequence[Attack]) -> dict[Group, list[Outcome]]:
 
 def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     """A row per attack and model: AttAcc by the main evaluator and the panel's majority, the verifier's match
-    rate, ``gain`` of the main evaluator over the prior samples, ``protection`` (its AttAcc on NoDef minus that on
+    rate, ``gain`` of the main evaluator over what it began with, ``protection`` (its AttAcc on NoDef minus that on
     the model, paired by person, over the attack seeds that are ``shared``; None on NoDef), ``passes`` through the
     target and images through ``others`` (the prior, its critic, students) and ``seconds`` per person (on the machine
     that made them), ``memory_mb`` at its peak (on a CPU that of the process since it began: what ran before counts, so
@@ -240,7 +240,7 @@ def _called(table: pd.DataFrame) -> dict[int, str]:
 
 def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[Settled] = ()) -> str:
     """The attack that finds most on every model by two judges, against which of them a defence helps, and which
-    do not beat their own prior samples; of which the constants were not ``settled``."""
+    do not beat what they began with; of which the constants were not ``settled``."""
     corrected, called = _corrected(table), _called(table)
     text = [_answer(table, corrected, called), _by_hand(table, settled)] if book.conclusive else []
     for model, rows in table.groupby("model", sort=False):
@@ -266,9 +266,9 @@ def what_we_saw(book: Workbook, table: pd.DataFrame, settled: Collection[Settled
         found = sum(map(len, _sides(table, corrected)))
         text += ["", rule(f"the {len(corrected)} comparisons with NoDef", found)]
     if weak:
-        text += ["", f"Not above their own prior samples by an interval: {', '.join(weak)}."]
+        text += ["", f"Not above what they began with by an interval: {', '.join(weak)}."]
     else:
-        text += ["", "Every attack beats its own prior samples by an interval."]
+        text += ["", "Every attack beats what it began with by an interval."]
     return "\n".join([*text, _unlike(table)])
 
 

@@ -9,7 +9,8 @@ A marker's ``name=value`` pairs filter the committed tables; runs that differ on
 (:func:`lib.results.summarise`). Beside columns it knows:
 
 ``show``      number: value | interval | both (default) | n | runs ; table: both (default) | value;
-              both: ``points`` writes a difference of fractions in percentage points, with its sign
+              both: ``points`` writes a difference of fractions in percentage points, with its sign;
+              ``verdict`` of a count of flags: established where there is none
 ``without``   table only: defences that get no row, joined by ``;``
 ``headline``  1 (default) keeps headline rows, ``any`` keeps all
 ``from``      tables (default) or curves; ``curve=`` then names the curve and ``x=`` the position on it
@@ -137,6 +138,7 @@ def _shown(row: pd.Series, show: str) -> str:
         "both": f"{value} {interval}",
         "n": str(row.n),
         "runs": str(row.runs),
+        "verdict": "established" if row.value == 0 else "not established",
         "points": f"{100 * row.value:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]",
     }
     if show not in shown:

@@ -54,8 +54,9 @@ def trials(setup: Setup, attack: str) -> tuple[str, str, list[dict[str, Any]]]:
 
 def settle(setup: Setup, name: str) -> pd.DataFrame:
     """Run the grid; save ``settled/<setup>__<attack>.csv`` and return its rows, best first: the constants, the
-    throw-away target's mean p_y over random views of what the attack keeps (``target_confidence``, the criterion),
-    its cross entropy of the plain images, and seconds per identity. Trials made before, with the same values
+    throw-away target's mean p_y over random views of what the attack keeps (``target_confidence``, the criterion: by
+    random views, as attacks choose, because white-box attacks bring any loss of the plain images near zero), its cross
+    entropy of the plain images, and seconds per identity. Trials made before, with the same values
     and of the same target, prior and attack (``made_of``), are not repeated."""
     prior, budget, grid = trials(setup, name)
     run, made_of = _run(setup, name), _made_of(setup, name)
