@@ -255,14 +255,13 @@ def test_a_run_without_the_compared_models_is_refused(
 
 
 def test_a_second_budget_of_an_attack_is_told_from_the_first(book: Workbook) -> None:
-    """Other constants: a row and a column of its own, and no point of the budget curve."""
+    """Other constants: a row and a column of its own."""
     lines = ["ppa eigenfaces headline", "gmi eigenfaces headline", "ppa eigenfaces quick"]
     assert attack_report.main_lines(lines) == lines[:2]
     study = dataclasses.replace(
         book.study, compared=["ppa eigenfaces headline", "ppa eigenfaces quick"], curves=[]
     )
     both = dataclasses.replace(book, study=study)
-    assert {run.budget for run in attack_growth.runs(both, white_box=True)} == {"headline"}
     found = attack_report.runs(both, white_box=True)
     table = attack_report.comparison(found)
     assert set(attack_report.bars(table)["attack"]) == {"ppa\neigenfaces\nheadline", "ppa\neigenfaces\nquick"}
@@ -272,6 +271,21 @@ def test_a_second_budget_of_an_attack_is_told_from_the_first(book: Workbook) -> 
         "headline": "by hand",
         "quick": "from a grid",
     }
+
+
+def test_settled_constants_have_a_curve_of_their_own(book: Workbook) -> None:
+    budgets = copy.deepcopy(book.setup.attacks)
+    budgets["ppa"] |= {"settled_short": {**budgets["ppa"]["quick"], "learning_rate": 0.2}}
+    budgets["ppa"] |= {"settled": {**budgets["ppa"]["headline"], "learning_rate": 0.2}}
+    setup = dataclasses.replace(book.setup, attacks=budgets)
+    compared = ["ppa eigenfaces headline", "ppa eigenfaces settled"]
+    smaller = ["ppa eigenfaces quick", "ppa eigenfaces settled_short"]
+    study = dataclasses.replace(book.study, compared=compared, curves=smaller, referee=compared[:1])
+    two = dataclasses.replace(book, setup=setup, study=study)
+    found = attack_growth.curves(attack_growth.runs(two, white_box=True))
+    assert found["attack"].tolist() == ["ppa, eigenfaces"] * 2 + ["ppa, eigenfaces, settled"] * 2
+    assert [run.budget for run in found["run"]] == ["quick", "headline", "settled_short", "settled"]
+    assert {run.budget for run in referee_report.curve_runs(two)} == {"quick"}, "of its own constants"
 
 
 def test_the_plan_has_every_listed_attack(book: Workbook) -> None:

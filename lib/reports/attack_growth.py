@@ -8,7 +8,7 @@ import pandas as pd
 
 from lib import results
 from lib.attacks.referee.flags import GROWN
-from lib.reports.attack_report import asked, groups, main_lines, seeing
+from lib.reports.attack_report import asked, groups, seeing
 from lib.reports.made import made
 from lib.reports.sweep import curve_row
 from lib.reports.tables import points
@@ -20,19 +20,26 @@ from lib.stages.success import Outcome
 SAME = 1.05  # ratio of passes under which two budgets came to the same
 
 
+def constants(budget: str) -> str:
+    """Whose constants a budget has, by its name: ``settled``, or what begins so, those that a grid chose, others
+    (empty) those set by hand."""
+    return "settled" if budget.startswith("settled") else ""
+
+
 def runs(book: Workbook, *, white_box: bool) -> list[Attack]:
-    """The compared attacks on NoDef under smaller budgets, and under the compared one, first attack seed."""
-    lines = [*book.study.curves, *main_lines(book.study.compared)]
+    """The compared attacks on NoDef under all their budgets, first attack seed."""
+    lines = dict.fromkeys([*book.study.curves, *book.study.compared])
     return made(book, seeing(book.listed_attacks(lines, ["none"], book.compared_seeds[:1]), white_box))
 
 
 def curves(found: Sequence[Attack]) -> pd.DataFrame:
-    """Of every attack that was run under two budgets or more, a row a budget: columns ``attack`` (with its prior),
+    """Of every attack that was run under two budgets or more with the same :func:`constants`, a row a budget: columns
+    ``attack`` (with its prior, and ``settled`` where a grid chose its constants),
     ``passes`` per person, ``value, low, high`` of AttAcc by the main evaluator, ``growth``, paired by person, over the
     budget before it (None for the smallest), and ``run``, its first seed."""
     series: dict[str, list[tuple[float, list[Outcome]]]] = {}
-    for (attack, prior, _, _), seeds in groups(found).items():
-        series.setdefault(f"{attack}, {prior}", []).append((success.passes(seeds), seeds))
+    for seeds in groups(found).values():
+        series.setdefault(_name(seeds[0].attack), []).append((success.passes(seeds), seeds))
     rows = []
     for name, points_of in series.items():
         steps = sorted(points_of, key=lambda point: point[0])
@@ -44,6 +51,10 @@ def curves(found: Sequence[Attack]) -> pd.DataFrame:
                 run = seeds[0].attack
                 rows.append({"attack": name, "passes": passes, **value, "growth": growth, "run": run})
     return pd.DataFrame(rows, columns=["attack", "passes", "value", "low", "high", "growth", "run"])
+
+
+def _name(run: Attack) -> str:
+    return ", ".join(filter(None, (run.attack, run.prior, constants(run.budget))))
 
 
 def save(book: Workbook, found: pd.DataFrame, name: str) -> None:
@@ -85,7 +96,7 @@ def sentence(book: Workbook, found: pd.DataFrame, *, white_box: bool) -> str:
     if not text:
         return "No attack was run under two budgets."
     compared = seeing(book.listed_attacks(book.study.compared, ["none"]), white_box)
-    if alone := sorted({f"{run.attack}, {run.prior}" for run in compared} - set(found["attack"])):
+    if alone := sorted(set(map(_name, compared)) - set(found["attack"])):
         text.append(f"under one budget alone: {'; '.join(alone)}")
     if not book.conclusive:
         return "; ".join(text) + ". **Too small to conclude.**"

@@ -19,6 +19,7 @@ from lib.defences.names import Overrides
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports import sweep
+from lib.reports.attack_growth import constants
 from lib.reports.budget import curve_attacks
 from lib.reports.made import made
 from lib.reports.tables import points
@@ -118,11 +119,16 @@ def _descent(attack: Attack) -> tuple[float, float]:
 
 
 def curve_runs(book: Workbook, models: Sequence[str] = ()) -> list[Attack]:
-    """The ensemble's attacks under the other budgets that the study lists for its budget curves, on every compared
-    model (or those given)."""
-    members = {line.rpartition(" ")[0] for line in book.study.referee}
-    lines = [line for line in book.study.curves if line.rpartition(" ")[0] in members]
+    """The ensemble's attacks under the other budgets that the study lists for its budget curves, of the same constants,
+    on every compared model (or those given)."""
+    members = set(map(_search, book.study.referee))
+    lines = [line for line in book.study.curves if _search(line) in members]
     return book.listed_attacks(lines, models, book.compared_seeds[:1])
+
+
+def _search(line: str) -> tuple[str, str]:
+    attack, _, budget = line.rpartition(" ")
+    return attack, constants(budget)
 
 
 def _curves(book: Workbook, members: list[Attack]) -> dict[str, Curve]:
