@@ -22,6 +22,7 @@ from lib.data import Images
 from lib.models import build_classifier
 from lib.plots import label
 from lib.reports.made import made
+from lib.reports.tables import quantity
 from lib.reports.workbook import Workbook
 from lib.runtime import device, generator
 from lib.setups import Setup
@@ -37,11 +38,6 @@ EPOCHS = 2  # the first one warms up, the other is timed
 FLATTEST = 0.1  # of the largest value: the least that the axis of a diagnostic spans
 MEMBERS = tuple(name for name in vars(Defence) if not name.startswith("_") and name != "name")
 SILENT = ("cost", "tensors", "diagnostics", "acted")  # members that change nothing
-QUANTITIES = {
-    "x_z": "dependence of features on photos",
-    "z_y": "dependence of features on names",
-}
-"""What diagnostics are called where their own names say little."""
 
 
 def register(setup: Setup) -> pd.DataFrame:
@@ -96,7 +92,7 @@ def _glossary(kind: type[Defence], name: str) -> list[str]:
         base for base in reversed(kind.__mro__) if base is not Defence and "diagnostics" in vars(base)
     ]
     said = " ".join(inspect.getdoc(base.diagnostics) or "" for base in extended).replace("<name>", name)
-    named = re.sub(r"``(\w+)``", lambda found: f"``{_quantity(found[1])}``", said)
+    named = re.sub(r"``(\w+)``", lambda found: f"``{quantity(found[1])}``", said)
     if not named:
         return []
     acted = (inspect.getdoc(kind.acted) or "").partition(".")[0]
@@ -146,7 +142,7 @@ def diagnostic_figure(curves: pd.DataFrame) -> Figure:
     table. An axis spans a tenth of the largest value at least: what does not move looks flat."""
     moves = curves.groupby(["defence", "diagnostic"])["value"].transform("nunique") > 1
     shown = curves[moves] if moves.any() else curves
-    names = shown["diagnostic"].map(_quantity)
+    names = shown["diagnostic"].map(quantity)
     named = shown.assign(panel=shown["defence"].map(label) + ": " + names)
     wide = named.pivot_table(index=["defence", "step"], columns="panel", values="value", sort=False)
     panels = list(wide)
@@ -171,7 +167,7 @@ def diagnostic_caption(curves: pd.DataFrame) -> str:
     found = curves.groupby(["defence", "diagnostic"], sort=False).agg({"step": "nunique", "value": "nunique"})
     if not (found["value"] > 1).any():
         return "Every defence that records something, over its training."
-    names = [f"{label(defence)}, {_quantity(name)}" for defence, name in found.index]
+    names = [f"{label(defence)}, {quantity(name)}" for defence, name in found.index]
     once = [name for name, count in zip(names, found["step"], strict=True) if count == 1]
     still = [n for n, s, v in zip(names, found["step"], found["value"], strict=True) if v == 1 < s]
     text = []
@@ -184,19 +180,13 @@ def diagnostic_caption(curves: pd.DataFrame) -> str:
     )
 
 
-def _quantity(diagnostic: str) -> str:
-    """How a diagnostic is called."""
-    name = diagnostic.rpartition(".")[2]
-    return QUANTITIES.get(name, name.replace("_", " "))
-
-
 def activity(book: Workbook, curves: pd.DataFrame) -> pd.DataFrame:
     """First and last value of every diagnostic (no first of one that is known at the end alone), and whether the
     defence acted by its own criterion (:meth:`lib.training.Defence.acted`)."""
     moved = {text: _acted(book, curves, text) for text in dict.fromkeys(curves["defence"])}
     named = curves.assign(
         defence=curves["defence"].map(label),
-        diagnostic=curves["diagnostic"].map(_quantity),
+        diagnostic=curves["diagnostic"].map(quantity),
         acted=["yes" if moved[text] else "no" for text in curves["defence"]],
     )
     ends = named.groupby(["defence", "diagnostic"], sort=False).agg(

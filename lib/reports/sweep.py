@@ -19,7 +19,7 @@ from lib.defences import canonical, registry
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports.made import made
-from lib.reports.tables import percent
+from lib.reports.tables import percent, quantity
 from lib.reports.tradeoff_report import ALLOWED_LOSS
 from lib.reports.workbook import Workbook
 from lib.stages import measures, records, success
@@ -122,9 +122,7 @@ def _point(book: Workbook, family: str, strength: int, defence: str) -> dict[str
 def moved(attack: Attack) -> str:
     """What the defence of the model attacked says at the end of the quantities that it must move."""
     recorded = records.answers_of(attack).training.get("diagnostics") or {}
-    return "; ".join(
-        f"{name.rpartition('.')[2].replace('_', ' ')} {value:.3g}" for name, value in recorded.items()
-    )
+    return "; ".join(f"{quantity(name)} {value:.3g}" for name, value in recorded.items())
 
 
 def acted(attack: Attack) -> bool | None:

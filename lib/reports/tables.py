@@ -12,6 +12,18 @@ from lib.results import summarise
 from lib.results.sentences import metric_name, show_interval, show_number
 from lib.statistics import Interval, Ratio, SeedSummary, Verdict
 
+QUANTITIES = {
+    "x_z": "dependence of features on photos",
+    "z_y": "dependence of features on names",
+}
+"""What diagnostics are called where their own names say little."""
+
+
+def quantity(diagnostic: str) -> str:
+    """How a diagnostic, ``<defence>.<name>``, is called."""
+    name = diagnostic.rpartition(".")[2]
+    return QUANTITIES.get(name, name.replace("_", " "))
+
 
 def readable(
     frame: pd.DataFrame, *, plain: Collection[str] = (), signed: Collection[str] = ()
