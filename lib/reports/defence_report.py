@@ -152,9 +152,9 @@ def diagnostic_figure(curves: pd.DataFrame) -> Figure:
         title="What each defence must move",
     )
     for ax, panel in zip(figure.axes, panels, strict=False):
-        model, _, quantity = panel.partition(": ")
+        model, _, named_as = panel.partition(": ")
         ax.set_title(model, fontsize="medium")
-        ax.set_ylabel(quantity)
+        ax.set_ylabel(named_as)
         low, high = ax.get_ylim()
         least = FLATTEST * (float(wide[panel].abs().max()) or 1.0)
         if high - low < least:
