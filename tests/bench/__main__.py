@@ -4,6 +4,7 @@ from, and the memory our attack takes."""
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import sys
 import time
@@ -16,7 +17,7 @@ from lib.errors import UserError
 from lib.runtime import device, supports_bfloat16
 from tests.bench.clock import PHASES
 from tests.bench.compare import compare, summary
-from tests.bench.memory import BUDGET, PEOPLE, peak_megabytes
+from tests.bench.memory import BUDGETS, CHUNK, PEOPLE, peak_megabytes
 from tests.bench.world import budget_for, shipped_world
 
 PEOPLE_TIMED, PHOTOS = 4, 8
@@ -68,13 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
     saved = [_long("speed", "way", table)]
     if not given.no_memory:
         rows = []
-        for people in PEOPLE:
-            _live(f"memory of an attack on {people} people")
-            rows.append((people, *peak_megabytes(people)))
+        for name, people in itertools.product(BUDGETS, PEOPLE):
+            _live(f"memory of {name} on {people} people")
+            rows.append((f"{name}, {people} people", *peak_megabytes(name, people)))
         _live("")
-        memory = pd.DataFrame(rows, columns=["people", "before_megabytes", "peak_megabytes"])
+        memory = pd.DataFrame(rows, columns=["attack", "before_megabytes", "peak_megabytes"])
         _print_memory(memory)
-        saved.append(_long("memory", "people", memory))
+        saved.append(_long("memory", "attack", memory))
     if given.save:
         given.save.parent.mkdir(parents=True, exist_ok=True)
         pd.concat(saved).to_csv(given.save, index=False, float_format="%.6g", lineterminator="\n")
@@ -122,9 +123,9 @@ def _print_result(table: pd.DataFrame, images: int) -> None:
 
 
 def _print_memory(memory: pd.DataFrame) -> None:
-    print(f"\nPeak memory of our attack on digits-sized networks, {BUDGET['chunk']} people a chunk, in MB")
+    print(f"\nPeak memory of our attacks on digits-sized networks, {CHUNK} people a chunk, in MB")
     names = {"before_megabytes": "before the attack", "peak_megabytes": "peak"}
-    print(_text(memory.set_index("people").rename(columns=names), 0))
+    print(_text(memory.set_index("attack").rename(columns=names), 0))
 
 
 def _text(table: pd.DataFrame, digits: int) -> str:

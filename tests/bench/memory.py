@@ -1,4 +1,4 @@
-"""Peak memory of our attack as the number of people grows: each number from a fresh process."""
+"""Peak memory of our attacks as the number of people grows: each number from a fresh process."""
 
 from __future__ import annotations
 
@@ -8,29 +8,37 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib.attacks import ppa
+from lib import attacks
 from lib.runtime import ROOT
-from tests.bench.world import budget_for, small_world
+from tests.bench.world import small_world
 
 PEOPLE = (62, 250, 1000)
-BUDGET = {"pool": 64, "candidates": 4, "keep": 2, "steps": 2, "views": 2, "chunk": 8}
+CHUNK = 8
+BUDGETS = {
+    "ppa": {"pool": 64, "candidates": 4, "keep": 2, "steps": 2, "views": 2, "chunk": CHUNK},
+    # every image of the pool is scored for every person
+    "rlb": {
+        **{"pool": 128, "candidates": 8, "keep": 2, "steps": 9, "views": 2, "chunk": CHUNK},
+        **{"hidden": 8, "batch": 8, "buffer": 200},
+    },
+}
 
 
-def peak_megabytes(people: int) -> tuple[float, float]:
-    """Peak before and after the attack of a fresh process on ``people`` labels of a network of the ``digits``
+def peak_megabytes(name: str, people: int) -> tuple[float, float]:
+    """Peak before and after the named attack of a fresh process on ``people`` labels of a network of the ``digits``
     setup's size; what is there before are libraries, networks and photos."""
-    command = [sys.executable, "-m", "tests.bench.memory", str(people)]
+    command = [sys.executable, "-m", "tests.bench.memory", name, str(people)]
     environment = {**os.environ, "DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     before, after = map(float, done.stdout.split())
     return before, after
 
 
-def attack(people: int) -> tuple[float, float]:
+def attack(name: str, people: int) -> tuple[float, float]:
     """The same in this process."""
-    world = small_world(people)
+    world, method = small_world(people), attacks.get(name)
     before = _own_peak()
-    ppa.invert(world.target, world.prior, world.labels, budget=budget_for(world, **BUDGET), seed=0)
+    method.invert(world.target, world.prior, world.labels, budget=method.budget(**BUDGETS[name]), seed=0)
     return before, _own_peak()
 
 
@@ -45,4 +53,4 @@ def _own_peak() -> float:
 
 
 if __name__ == "__main__":
-    print(*attack(int(sys.argv[1])))
+    print(*attack(sys.argv[1], int(sys.argv[2])))
