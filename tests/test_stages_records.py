@@ -192,7 +192,7 @@ def test_training_lengths_are_chosen_first_and_for_what_matches_alone(
     assert [[kind for kind, _ in unit] for unit in made] == [["selection"], ["outcome", "measured"]]
     said: list[str] = []
     assert batch.make_unit(lean, next(iter(chosen)), show=said.append) == []
-    assert "training length of none" in said[0] and batch._is_known(runs[0])
+    assert "training length of none" in said[0] and runs[0].is_sized
 
 
 @pytest.fixture

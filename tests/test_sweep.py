@@ -195,6 +195,22 @@ def test_other_attacks_are_paired_with_the_same_attack_on_nodef(book: Workbook) 
     assert tuned.others(book).empty and tuned.attacks(book) == []
 
 
+def test_what_the_rule_chose_meets_further_attacks(book: Workbook) -> None:
+    study = dataclasses.replace(book.study, chosen_attacks=LINES)
+    more = dataclasses.replace(book, study=study)
+    table = sweep.measure(more)
+    kept = table.loc[table["chosen"], "defence"].tolist()
+    assert kept and sweep.settled(more) == kept, "the same without making anything"
+    found = tuned.under(more, table)
+    assert found["defence"].tolist() == ["none", *kept] * len(LINES)
+    assert {run.defence for run in tuned.attacks(more)} == {"none", *kept}
+    assert len(results.load_curves("*chosen*", folder=results.output_dir("digits"))) == 4 * len(kept)
+    begun = {**STRENGTHS, "RE": [*STRENGTHS["RE"], "re(0.1,0.9)"]}
+    part = dataclasses.replace(more, study=dataclasses.replace(study, strengths=begun))
+    assert not [name for name in sweep.settled(part) if name.startswith("re(")], "not made whole"
+    assert tuned.under(book, table).empty and tuned.under(more, table.assign(chosen=False)).empty
+
+
 def _pairs(book: Workbook) -> list[list[np.ndarray]]:
     """Of every run on a defence: NoDef's shares, person by person, and its own."""
     found = [outcome.per_person() for outcome in success.measure(tuned.attacks(book))]

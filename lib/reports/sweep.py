@@ -156,6 +156,24 @@ def _chosen(table: pd.DataFrame) -> np.ndarray:
     return table.index.isin(best)
 
 
+def settled(book: Workbook) -> list[str]:
+    """The points that the rule chooses of the families that are made whole, NoDef with them; nothing is made for it."""
+
+    def there(name: str) -> bool:
+        run = attack_on(book, name)
+        return run.is_sized and success.is_there(run)
+
+    listed = [("none", 0, "none")]
+    for family, names in book.study.strengths.items():
+        if all(map(there, names)):
+            listed += [(family, strength, name) for strength, name in enumerate(names, 1)]
+    if len(listed) == 1 or not there("none"):
+        return []
+    table = pd.DataFrame(listed, columns=COLUMNS[:3])
+    table["validation"] = [natural(attack_on(book, name))["validation"].value for name in table["defence"]]
+    return table.loc[_chosen(table), "defence"].tolist()
+
+
 def follows_the_rule(table: pd.DataFrame) -> bool:
     """Whether of every family the chosen point loses at most the tolerance and every stronger one more, and where none
     is chosen all lose more; NoDef and its weaker models are not chosen."""

@@ -1,7 +1,7 @@
 """What tuned defences take from the attack and what they cost, paired with NoDef and with NoDef's own frontier.
 
-Three times: what the sweep chose (:func:`chosen`); models of a study under other attacks (:func:`others`); the
-same at other training lengths (:func:`lengths`).
+Four times: what the sweep chose (:func:`chosen`), under further attacks, too (:func:`under`); models of a study under
+other attacks (:func:`others`); the same at other training lengths (:func:`lengths`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ P = "p by people alone, Holm"  # head of the column
 
 
 def attacks(book: Workbook) -> list[Attack]:
-    """What :func:`others` and :func:`lengths` are made of."""
-    both = (_others(book), _lengths(book))
-    return [attack for groups in both for runs in groups.values() for attack in runs.values()]
+    """What :func:`under` (of families that are made whole), :func:`others` and :func:`lengths` are made of."""
+    three = (_under(book, sweep.settled(book)), _others(book), _lengths(book))
+    return [attack for groups in three for runs in groups.values() for attack in runs.values()]
 
 
 def chosen(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
@@ -43,6 +43,15 @@ def chosen(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
     weaker = list(table.loc[table["family"] == sweep.WEAKER, "defence"])
     runs = {name: sweep.attack_on(book, name) for name in ("none", *weaker, *kept)}
     return corrected(compare(book, runs, kept, weaker))
+
+
+def under(book: Workbook, table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`compare` of the same points under every attack of ``chosen_attacks``, with ``by``. Its differences to
+    NoDef are saved as ``curves/<setup>__chosen``."""
+    groups = _under(book, list(table.loc[table["chosen"], "defence"]))
+    found = _grouped(book, groups)
+    _save(book, "chosen", groups, found)
+    return found
 
 
 def others(book: Workbook) -> pd.DataFrame:
@@ -108,8 +117,16 @@ def by_line(lines: Sequence[str]) -> dict[str, str]:
     return {name if several[name] == 1 else f"by {line}": line for line, name in short.items()}
 
 
+def _under(book: Workbook, models: Sequence[str]) -> dict[str, dict[str, Attack]]:
+    return _by(book, book.study.chosen_attacks, models)
+
+
 def _others(book: Workbook) -> dict[str, dict[str, Attack]]:
-    groups = {by: _runs(book, line) for by, line in by_line(book.study.others).items()}
+    return _by(book, book.study.others, book.study.met_defences)
+
+
+def _by(book: Workbook, lines: Sequence[str], models: Sequence[str]) -> dict[str, dict[str, Attack]]:
+    groups = {by: _runs(book, line, models) for by, line in by_line(lines).items()}
     return {by: runs for by, runs in groups.items() if runs}
 
 
@@ -117,15 +134,16 @@ def _lengths(book: Workbook) -> dict[str, dict[str, Attack]]:
     found = {}
     for multiple in book.study.lengths:
         steps = round(multiple * book.setup.target.recipe["steps"])
-        if runs := _runs(book, book.study.lengths_attack, multiple):
+        if runs := _runs(book, book.study.lengths_attack, book.study.met_defences, multiple):
             found[f"{steps} steps, by {runs['none'].attack} {runs['none'].budget}"] = runs
     return found
 
 
-def _runs(book: Workbook, line: str, multiple: float | None = None) -> dict[str, Attack]:
+def _runs(
+    book: Workbook, line: str, models: Sequence[str], multiple: float | None = None
+) -> dict[str, Attack]:
     """NoDef's first; none without it, or of it alone."""
-    models = list(dict.fromkeys(["none", *book.study.met_defences]))
-    listed = book.listed_attacks([line], models, book.attack_seeds[:1])
+    listed = book.listed_attacks([line], list(dict.fromkeys(["none", *models])), book.attack_seeds[:1])
     runs = made(book, [replace(run, multiple=multiple) for run in listed])
     return {run.defence: run for run in runs} if len(runs) > 1 and runs[0].defence == "none" else {}
 

@@ -59,7 +59,7 @@ def lengths(book: Workbook, match: str = "") -> Units:
     """
     units: Units = {}
     for kind, attack in tasks(book):
-        if not _is_known(attack):
+        if not attack.is_sized:
             sized = (replace(attack, multiple=m) for m in targets.multiples_of(attack.setup, attack.defence))
             if any(match in KINDS[kind][0](run).label for run in sized):
                 units.setdefault(KINDS["selection"][0](attack).stem, [("selection", attack)])
@@ -75,7 +75,7 @@ def missing(book: Workbook, match: str = "") -> Units:
     """
     units: dict[str, dict[str, Task]] = {}
     for kind, attack in tasks(book):
-        if not _is_known(attack):
+        if not attack.is_sized:
             continue
         stage = KINDS[kind][0](attack)
         if match in stage.label and not store.exists(stage):
@@ -127,7 +127,7 @@ def keep(book: Workbook) -> list[Path]:
     """Measure and record every attack of the study that is made, and copy what is new of it into the committed
     results; the files written. Nothing is trained or attacked, so what is of a training length that is not chosen yet
     is left out."""
-    listed = [(kind, attack) for kind, attack in tasks(book) if _is_known(attack)]
+    listed = [(kind, attack) for kind, attack in tasks(book) if attack.is_sized]
     for kind, attack in listed:
         if kind in OF_IMAGES and not store.exists(KINDS[kind][0](attack)) and success.has_images(attack):
             KINDS[kind][1](attack)
@@ -148,11 +148,3 @@ def copy_records(setup: str) -> list[Path]:
                     path,
                 ]  # the JSON last: without it a stage is not there
     return copy_files((path, store.RECORDS / path.name) for path in kept)
-
-
-def _is_known(attack: Attack) -> bool:
-    """Whether the training length of its target is chosen."""
-    lengths = targets.multiples_of(attack.setup, attack.defence)
-    if attack.multiple or len(lengths) == 1:
-        return True
-    return store.exists(targets.selection_stage(attack.setup, attack.defence))

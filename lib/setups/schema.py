@@ -136,6 +136,7 @@ class Study:
         pages: the defences that notebook 10 shows, each at one strength.
         strengths: families of defences that are swept, each from weak to strong (``NoDef, weaker``: its own frontier).
         swept: the attack of every point of the sweep, "attack prior budget".
+        chosen_attacks: attacks that the points which the rule chose meet, too, each as "attack prior budget".
         others, met_defences: attacks of notebook 11 beside that one, each as "attack prior budget", and the
             models that meet them; NoDef does, too.
         lengths, lengths_attack: training lengths, shortest first, in multiples of the recipe's steps, at which NoDef
@@ -168,6 +169,7 @@ class Study:
     pages: list[str] = field(default_factory=list)
     strengths: dict[str, list[str]] = field(default_factory=dict)
     swept: str = ""
+    chosen_attacks: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     met_defences: list[str] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)

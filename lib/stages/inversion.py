@@ -70,6 +70,14 @@ class Attack:
         """Load or train the prior it searches."""
         return priors.load(self.setup, self.prior, law=self._prior_law, target=self.target())
 
+    @property
+    def is_sized(self) -> bool:
+        """Whether it is known how long its target is trained: nothing is trained to find out."""
+        lengths = targets.multiples_of(self.setup, self.defence)
+        if self.multiple or len(lengths) == 1:
+            return True
+        return store.exists(targets.selection_stage(self.setup, self.defence))
+
     def target_stage(self) -> Stage:
         """The target's, without loading or training it."""
         multiple = self.multiple or targets.headline(self.setup, self.defence)
