@@ -8,8 +8,9 @@
 #                                                              # MIDRE_CACHE on a disk that all machines see
 #   python -m snakemake --cores 4 notebooks                    # and then the notebooks, by papermill
 #
-# Add --keep-going to go on after a failure. What is made, the store says (lib/store.py): only what it lacks is listed
-# here, and the flags below tell Snakemake no more than that a piece ended well. Whatever happens, what is made is kept.
+# Models come in no certain order: `match` names what is wanted first. Add --keep-going to go on after a failure. What
+# is made, the store says (lib/store.py): only what it lacks is listed here, and the flags below tell Snakemake no more
+# than that a piece ended well. Whatever happens, what is made is kept.
 import shlex
 import sys
 from pathlib import Path
