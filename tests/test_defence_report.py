@@ -13,6 +13,7 @@ import yaml
 from conftest import TINY
 
 from lib import defences
+from lib.plots import label
 from lib.reports import defence_report
 from lib.reports.workbook import Workbook
 from lib.setups import Study, load_setup
@@ -111,6 +112,9 @@ def test_costs_are_ratios_of_one_run(book: Workbook, monkeypatch: pytest.MonkeyP
     )
     said = defence_report.cost_sentence(dear)
     assert "dearest by the median is TTS, 5.0 times" in said
+    assert (found["same"] == found["time"]).all(), "none of these is trained in fp32"
+    slow = found.assign(same=[1.0, 1.0, 2.5, 1.0, 1.0], same_low=[1.0, 1.0, 2.0, 1.1, 1.0])
+    assert defence_report.cost_sentence(slow).endswith(f"of it: {label(PAGES[1])} (2.5 for 1.0).")
     assert "Of 4 defences 2 stay below" in said and " 1 above, 1 cross it" in said
     expected = found.set_index("defence")["expected"]
     assert (expected == 1).all(), "none of these needs other passes"
