@@ -198,12 +198,14 @@ def _titles(named: Sequence[Settled]) -> list[str]:
 
 def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, Any]:
     """Arguments of :func:`lib.plots.side_by_side`: people in rows; private photos, then the best reconstruction
-    of every attack on one model, marked by the main evaluator."""
+    of every attack and prior on one model (of several budgets the last, with the constants that a grid chose where
+    there are such), marked by the main evaluator."""
     people = shown_people(len(book.world.train.names))
     reconstructed, marks = {}, {}
     grouped = groups([run for run in found if run.defence == defence])
-    for title, seeds in zip(_titles([key[:3] for key in grouped]), grouped.values(), strict=True):
-        name = title.replace("_", "\n")
+    titles = dict(zip(grouped, _titles([key[:3] for key in grouped]), strict=True))
+    for key in {key[:2]: key for key in grouped}.values():
+        name, seeds = titles[key].replace("_", "\n"), grouped[key]
         reconstructed[name] = list(seeds[0].faces[:, None])
         marks[name] = seeds[0].hits["main"][people, :1].tolist()
     return {
