@@ -272,7 +272,7 @@ EFFECTS = {  # defence -> through what it acts on a training
     "tts": "build", "mid(0.01)": "penalty", "groupnorm": "build", "dpsgd(8)": "optimise",
 }  # fmt: skip
 
-OTHERS = {"batch": ("before",)}  # what makes the batch
+OTHERS = {"batch": ("before", "exact")}  # what makes the batch, and the precision it wants
 
 
 def trained(defences, recipe):
