@@ -186,7 +186,7 @@ def test_training_lengths_are_chosen_first_and_for_what_matches_alone(
         assert list(chosen.values()) == [[("selection", runs[0])]], "the others' is the same, or there is one"
         assert [attack for ((_, attack), _) in batch.missing(lean).values()] == runs[2:]
         assert batch.lengths(lean, "re(0.1,0.4)") == {} and len(batch.lengths(lean, "none x2")) == 1
-        patched.setattr(batch, "_make", lambda unit, _: made.append(unit) or [])
+        patched.setattr(batch, "_make", lambda _, unit, __: made.append(unit) or [])
         patched.setattr(batch, "keep", lambda _: None)
         assert batch.make(lean, show=lambda _: None) == []
     assert [[kind for kind, _ in unit] for unit in made] == [["selection"], ["outcome", "measured"]]

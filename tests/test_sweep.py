@@ -200,14 +200,14 @@ def test_what_the_rule_chose_meets_further_attacks(book: Workbook) -> None:
     more = dataclasses.replace(book, study=study)
     table = sweep.measure(more)
     kept = table.loc[table["chosen"], "defence"].tolist()
-    assert kept and sweep.settled(more) == kept, "the same without making anything"
+    assert kept and sweep.picked(more) == kept, "the same without making anything"
     found = tuned.under(more, table)
     assert found["defence"].tolist() == ["none", *kept] * len(LINES)
     assert {run.defence for run in tuned.attacks(more)} == {"none", *kept}
     assert len(results.load_curves("*chosen*", folder=results.output_dir("digits"))) == 4 * len(kept)
     begun = {**STRENGTHS, "RE": [*STRENGTHS["RE"], "re(0.1,0.9)"]}
     part = dataclasses.replace(more, study=dataclasses.replace(study, strengths=begun))
-    assert not [name for name in sweep.settled(part) if name.startswith("re(")], "not made whole"
+    assert not [name for name in sweep.picked(part) if name.startswith("re(")], "not made whole"
     assert tuned.under(book, table).empty and tuned.under(more, table.assign(chosen=False)).empty
 
 

@@ -197,7 +197,7 @@ def equal_passes_caption() -> str:
     """What :func:`equal_passes` compares with."""
     return (
         f"K masks cost K times the passes. Here is each beside the plain attack whose passes come nearest, {NEARLY}; "
-        "without one, as of the costliest K, it has no row. Intervals are of each comparison alone."
+        "without one it has no row. Intervals are of each comparison alone."
     )
 
 

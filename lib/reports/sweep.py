@@ -156,7 +156,7 @@ def _chosen(table: pd.DataFrame) -> np.ndarray:
     return table.index.isin(best)
 
 
-def settled(book: Workbook) -> list[str]:
+def picked(book: Workbook) -> list[str]:
     """The points that the rule chooses of the families that are made whole, NoDef with them; nothing is made for it."""
 
     def there(name: str) -> bool:

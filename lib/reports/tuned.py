@@ -33,7 +33,7 @@ P = "p by people alone, Holm"  # head of the column
 
 def attacks(book: Workbook) -> list[Attack]:
     """What :func:`under` (of families that are made whole), :func:`others` and :func:`lengths` are made of."""
-    three = (_under(book, sweep.settled(book)), _others(book), _lengths(book))
+    three = (_under(book, sweep.picked(book)), _others(book), _lengths(book))
     return [attack for groups in three for runs in groups.values() for attack in runs.values()]
 
 

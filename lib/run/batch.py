@@ -89,12 +89,10 @@ def make(book: Workbook, *, match: str = "", show: Callable[[str], None] = print
     failures = []
     if chosen := lengths(book, match):
         show(f"{len(chosen)} training lengths to choose first")
-        failures += [line for unit in chosen.values() for line in _make(unit, show)]
+        failures += [line for unit in chosen.values() for line in _make(book, unit, show)]
     units = missing(book, match)
     show(f"{sum(map(len, units.values()))} records of {len(units)} models to make")
-    for unit in units.values():
-        failures += _make(unit, show)
-        copy_records(book.setup.name)  # a unit is safe as soon as it is made; tables are written by keep
+    failures += [line for unit in units.values() for line in _make(book, unit, show)]
     keep(book)
     return failures
 
@@ -104,12 +102,10 @@ def make_unit(
 ) -> list[str]:
     """Make one unit of :func:`lengths` or :func:`missing`, and keep its records; what went wrong, a line a failure.
     Nothing to do for one that is made."""
-    failures = _make({**lengths(book, match), **missing(book, match)}.get(name, []), show)
-    copy_records(book.setup.name)
-    return failures
+    return _make(book, {**lengths(book, match), **missing(book, match)}.get(name, []), show)
 
 
-def _make(unit: list[Task], show: Callable[[str], None]) -> list[str]:
+def _make(book: Workbook, unit: list[Task], show: Callable[[str], None]) -> list[str]:
     failures = []
     for kind, attack in unit:
         stage, make_it = KINDS[kind]
@@ -120,6 +116,7 @@ def _make(unit: list[Task], show: Callable[[str], None]) -> list[str]:
         except Exception as error:  # whatever it is, the others go on
             failures.append(f"{label}: failed, {type(error).__name__}: {' '.join(str(error).split())}")
             show(failures[-1])
+    copy_records(book.setup.name)  # a unit is safe as soon as it is made; tables are written by keep
     return failures
 
 

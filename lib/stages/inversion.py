@@ -99,8 +99,7 @@ def evenly_spaced(classes: int, count: int) -> list[int]:
 def images_before(attack: Attack) -> int:
     """Public images that pass the target before the attack begins, for all its people together: statistics of its
     features."""
-    photos = store.find(data_stage(attack.setup))
-    there = photos.meta["counts"]["public"][0] if photos else math.inf
+    there, _ = _counts(attack.setup).get("public", (math.inf, 0))
     return sum(min(count, there) for count in attacks.get(attack.attack).images)
 
 
@@ -196,10 +195,24 @@ def stand_in(setup: Setup) -> nn.Module:
 def people_of(setup: Setup) -> int:
     """How many people there are to attack: counted where the photos are decoded, else as the setup names them,
     else :data:`GUESSED_PEOPLE`, a guess."""
-    photos = store.find(data_stage(setup))
-    if photos is not None:
-        return photos.meta["counts"]["train"][1]
-    return len(setup.data.private.classes) or GUESSED_PEOPLE
+    _, people = _counts(setup).get("train", (0, len(setup.data.private.classes) or GUESSED_PEOPLE))
+    return people
+
+
+_COUNTS: dict[str, dict[str, list[int]]] = {}
+"""Photos and people of every set, by the key of the decoded photos: their file is large and asked about by every row of
+a table."""
+
+
+def _counts(setup: Setup) -> dict[str, list[int]]:
+    """Set to (photos, people); empty where the photos are not decoded."""
+    stage = data_stage(setup)
+    if stage.key not in _COUNTS:
+        photos = store.find(stage)
+        if photos is None:
+            return {}
+        _COUNTS[stage.key] = photos.meta["counts"]
+    return _COUNTS[stage.key]
 
 
 # --- judging ------------------------------------------------------------------------------------------
