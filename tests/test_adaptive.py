@@ -70,6 +70,26 @@ def test_logits_are_the_mean_over_the_erased_views(target: ToyTarget) -> None:
     )
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+def test_students_are_asked_about_the_views_that_the_target_saw(target: ToyTarget, shifted: bool) -> None:
+    student, masks = SizedTarget(SIZE).eval(), 5
+    seen: nn.Module = ErasedViews(target, LAW, masks=masks, seed=3)
+    if shifted:
+        size = target.features(images()).shape[1]
+        seen = Shifted(seen, torch.zeros(size), torch.ones(size))
+    access = Access(seen, ToyPrior(), fast=False)
+    access.both(images())
+    stream = generator(3, "attack", "erasing")
+    views = [draw_view(LAW, (1, 3, SIZE, SIZE), generator=stream) for _ in range(masks)]
+    wanted = torch.stack([student(view(images())) for view in views]).mean(0)
+    torch.testing.assert_close(access.also(student, images(), counter="student"), wanted)
+    assert access.counts["student"] == masks * len(images()) and access.counts["target_forward"] >= masks * 4
+    assert (wanted - student(images())).abs().max() > 1e-3
+    plain = Access(target, ToyPrior(), fast=False)
+    assert torch.equal(plain.also(student, images(), counter="student"), student(images()))
+    assert plain.counts["student"] == len(images())
+
+
 def test_each_pass_draws_new_views_and_a_restart_the_same(target: ToyTarget) -> None:
     seen = ErasedViews(target, LAW, masks=2, seed=0)
     first, second = seen(images()), seen(images())
@@ -290,8 +310,10 @@ def test_names_are_read() -> None:
     assert method.base == "ppa" and method.needs == {"law"} and method.erases == {"prior"}
     assert method.passes == 16 and method.Budget is PpaBudget
     assert attacks.get("lomma_gmi+re_students").erases == {"students"}
-    assert sum(attacks.get("ppa+feature_shift").images) == 4000 and sum(method.images) == 0
-    assert sum(attacks.get("lomma_kedmi+feature_shift0.1").images) == 9000
+    assert attacks.get("ppa+feature_shift").images() == 4000 and method.images() == 0
+    lomma = attacks.get("lomma_kedmi+feature_shift0.1")
+    assert lomma.images() == 9000 and lomma.images(100) == 300
+    assert attacks.get("lomma_gmi+eot4").images() == 20_000, "every view of a photo passes the target"
 
 
 @pytest.mark.parametrize(

@@ -17,20 +17,20 @@ TRAINING = "target_stage and judge_stage in lib/stages/targets.py"
 ATTACKS = "reconstruction_stage in lib/stages/inversion.py"
 DEFENCES = {
     "advtrain": "096cf01853d50fca",
-    "atat": "90d68a329aea7a67",
-    "bido_coco": "ce1a6dcc45185d18",
-    "bido_hsic": "ce1a6dcc45185d18",
+    "atat": "a2c2e216b081a2a1",
+    "bido_coco": "e6dc5b9f274e4c75",
+    "bido_hsic": "e6dc5b9f274e4c75",
     "crop": "4eae4c6938feebb5",
     "cutout": "34726a875501f371",
     "dpsgd": "416060f401e0ba81",
     "fe": "dd21a4b81a37420f",
     "groupnorm": "2d4e228896a4484c",
-    "ls": "5af22fa3e00f1d00",
+    "ls": "1b4ab8c46236e5ed",
     "mid": "810090915d3af1fc",
-    "negls": "3d3da7563f4299dc",
+    "negls": "894f003efda33c6e",
     "re": "7dd9b2e43330972c",
     "tldmi": "56ba00b03c7680e4",
-    "trapmid": "933689abe3c1e356",
+    "trapmid": "9eb57a5ab8017581",
     "tts": "c1a9f60af5e00a1b",
 }
 BUDGETS = {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from lib.runtime import full_precision
 from lib.training import Defence, Recipe
 
 BALANCED = "identities=3,photos=4"
+EPS = 1e-5
 MEASURES = ["bido_hsic", "bido_coco"]
 
 
@@ -61,7 +63,7 @@ def test_centring_is_multiplication_with_h_on_both_sides():
     torch.testing.assert_close(centred(k), h @ k @ h)
 
 
-def one_sided(first, second, epsilon=1e-5):
+def one_sided(first, second, epsilon=EPS):
     """The reference's form: R = K H (K H + eps m I)^-1."""
     m = len(first)
     eye = torch.eye(m, dtype=first.dtype)
@@ -80,14 +82,14 @@ def test_the_symmetric_form_is_the_one_sided_one(second):
     expected = one_sided(gaussian_kernel(x), other)
     assert 1 < expected < 23
     torch.testing.assert_close(
-        hsic(normalised(gaussian_kernel(x)), normalised(other)), expected, rtol=1e-9, atol=0
+        hsic(normalised(gaussian_kernel(x), EPS), normalised(other, EPS)), expected, rtol=1e-9, atol=0
     )
-    single = hsic(normalised(gaussian_kernel(x.float())), normalised(other.float()))
+    single = hsic(normalised(gaussian_kernel(x.float()), EPS), normalised(other.float(), EPS))
     assert single.item() == pytest.approx(expected.item(), rel=3e-3), "fp32 is enough"
 
 
 def test_a_normalised_kernel_is_symmetric_with_eigenvalues_from_nothing_to_one():
-    r = normalised(gaussian_kernel(vectors()))
+    r = normalised(gaussian_kernel(vectors()), EPS)
     torch.testing.assert_close(r, r.T)
     eigenvalues = torch.linalg.eigvalsh(r)
     assert eigenvalues.min() > -1e-9 and eigenvalues.max() < 1
@@ -97,7 +99,9 @@ def test_a_normalised_kernel_is_symmetric_with_eigenvalues_from_nothing_to_one()
 def test_dependence_on_labels_is_at_most_the_number_of_people_less_one(people):
     labels = torch.arange(24) % people
     features = F.one_hot(labels, people).double() * 20 + 0.1 * vectors(size=people)
-    found = hsic(normalised(gaussian_kernel(features)), normalised(label_kernel(labels).double())).item()
+    found = hsic(
+        normalised(gaussian_kernel(features), EPS), normalised(label_kernel(labels).double(), EPS)
+    ).item()
     assert found <= people - 1 + 1e-9
     assert found >= 0.9 * (people - 1), "features that tell people apart come near it"
 
@@ -138,7 +142,8 @@ def test_autocast_and_coarse_products_do_not_reach_the_kernels(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "compared", "measure"), [("bido_hsic", normalised, hsic), ("bido_coco", centred, coco)]
+    ("name", "compared", "measure"),
+    [("bido_hsic", partial(normalised, epsilon=EPS), hsic), ("bido_coco", centred, coco)],
 )
 def test_the_penalty_is_the_weighted_sum_over_taps(name, compared, measure):
     (defence,) = build(f"{name}(0.3,2)")
@@ -162,7 +167,7 @@ def test_it_acted_if_the_penalty_fell_and_the_features_did_not_collapse():
         ({"x_z": 20.0, "z_y": 3.9, "penalty": -0.95}, True),
         ({"x_z": 5.0, "z_y": 0.2, "penalty": 0.15}, False),  # nothing depends on anything
         ({"x_z": 1.0, "z_y": 1.0, "penalty": -0.45}, False),
-        ({"x_z": 27.0, "z_y": 3.9, "penalty": -0.4}, False),  # as without the defence
+        ({"x_z": 33.0, "z_y": 3.9, "penalty": -0.3}, False),
     ):
         assert defence.acted([first, last]) is acted, last
     without = [{"x_z": 30.0, "z_y": 3.8}, {"x_z": 20.0, "z_y": 3.9}]
@@ -210,6 +215,16 @@ def test_what_the_data_or_the_network_cannot_give_is_refused_before_training(tex
     with pytest.raises(UserError, match=message):
         train_bars(
             build(text), dataclasses.replace(SMALL, batch=6), callback=lambda row: pytest.fail("trained")
+        )
+
+
+def test_two_of_them_must_agree_on_the_batches():
+    train_bars(
+        build("bido_hsic(0.05,0.5,identities=3,photos=4)+bido_coco(1,50,identities=3,photos=4)"), SMALL
+    )
+    with pytest.raises(UserError, match="expected the batches of 12 photos of 3 people .* got 2 people of 6"):
+        train_bars(
+            build("bido_hsic(0.05,0.5,identities=3,photos=4)+bido_coco(1,50,identities=2,photos=6)"), SMALL
         )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -59,13 +60,23 @@ def test_mixed_labels_are_means_of_the_losses_of_their_parts():
     torch.testing.assert_close(smoothed(LOGITS, mixed, -0.05), 0.25 * parts[0] + 0.75 * parts[1])
 
 
+published_ramp = partial(ramp, start=0.5, full=0.75)
+
+
 def test_the_schedule_is_the_published_one_at_a_hundred_epochs_and_scales():
     for epoch in range(100):
         published = 0 if epoch < 50 else (epoch - 49) / 50 if epoch < 75 else 1
-        assert ramp(epoch, 100) == pytest.approx(published)
-    assert ramp(74, 100) == pytest.approx(0.5) and ramp(75, 100) == 1, "half of it, then the jump"
-    assert [round(ramp(epoch, 12), 3) for epoch in range(12)] == [0] * 6 + [0.167, 0.333, 0.5] + [1] * 3
-    assert ramp(0, 1) == 0 and ramp(1, 2) == 1
+        assert published_ramp(epoch, 100) == pytest.approx(published)
+    assert published_ramp(74, 100) == pytest.approx(0.5) and published_ramp(75, 100) == 1, (
+        "half of it, then the jump"
+    )
+    assert [round(published_ramp(epoch, 12), 3) for epoch in range(12)] == [0] * 6 + [0.167, 0.333, 0.5] + [
+        1
+    ] * 3
+    assert published_ramp(0, 1) == 0 and published_ramp(1, 2) == 1
+    assert [round(ramp(epoch, 10, start=0.2, full=0.6), 3) for epoch in range(8)] == [
+        0, 0, 0.125, 0.25, 0.375, 0.5, 1, 1,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

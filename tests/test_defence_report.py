@@ -47,12 +47,19 @@ def test_a_page_says_what_its_file_says() -> None:
     text = defence_report.page("re(0.1,0.4)+negls(-0.05)")
     assert text.startswith("### RE [.1, .4] + NegLS -.05")
     assert "Source: Struppek" in text and "no lower bound" in text
-    assert "Args" not in text and "Raises" not in text
+    assert "Args" not in text and "Raises" not in text and "Base" not in text
+    assert (
+        "- `schedule`: `ramp`, the paper's" in text and "- `p`: probability that an image is erased." in text
+    )
     assert "`re erased area`: mean fraction" in text and "`margin`: mean target-logit margin" in text
     assert "With a curriculum also `re a h`" in text, "what it adds to what its base records"
     whole = defence_report.page("atat(0.1)")
     assert whole.endswith("the reverse of adversarial training."), "the paragraph on its source to its end"
-    assert "see `Bilateral`." in defence_report.page("bido_hsic(0.05,0.5)")
+    assert "- `steps`: of PGD." in whole and "see `Adversarial`" not in whole, "what its base says"
+    for measure in ("hsic", "coco"):
+        both = defence_report.page(f"bido_{measure}(0.05,0.5)")
+        assert "sum over taps z of lx d(x, z) - ly d(z, y)" in both and both.count("- `lx, ly`: weights") == 1
+        assert ("- `epsilon`" in both) == (measure == "hsic")
     several = defence_report.page("re(0.1,0.4)", "re(0.1,0.8)")
     assert several.startswith("### RE [.1, .4]; RE [.1, .8]\n") and several.count("erase, anew") == 1
     pages = [defence_report.page(usage) for usage in (*PAGES, "fe(0.5)", "bido_coco(1,50)", "dpsgd(8)")]

@@ -9,6 +9,7 @@ from toys import bars
 
 from lib.defences._trapdoors import Deck, Discriminator, draw_geometry
 
+A = {"chance": 0.5, "area": 0.8, "degrees": 30}  # as published
 IMAGES = bars().float(torch.arange(0, 36, 3))
 
 
@@ -49,7 +50,7 @@ def test_the_augmentation_crops_mirrors_and_turns_half_of_the_images_each():
     count, size = 4000, 17
     line = torch.linspace(-1 + 1 / size, 1 - 1 / size, size)
     image = torch.stack([line.expand(size, -1), line[:, None].expand(-1, size), torch.ones(size, size)])
-    seen = draw_geometry(count, seeded())(image.expand(count, -1, -1, -1))
+    seen = draw_geometry(count, seeded(), **A)(image.expand(count, -1, -1, -1))
     middle = size // 2
     centre = seen[:, :2, middle, middle]
     across = (seen[:, :2, middle, middle + 2] - centre) / (2 * 2 / size)
@@ -71,9 +72,9 @@ def test_the_augmentation_crops_mirrors_and_turns_half_of_the_images_each():
 
 
 def test_an_augmentation_stays_as_drawn_and_gradients_pass():
-    view = draw_geometry(12, seeded())
+    view = draw_geometry(12, seeded(), **A)
     assert torch.equal(view(IMAGES), view(IMAGES))
-    assert not torch.equal(view(IMAGES), draw_geometry(12, seeded(1))(IMAGES))
+    assert not torch.equal(view(IMAGES), draw_geometry(12, seeded(1), **A)(IMAGES))
     x = IMAGES.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(view(x).sum(), x)
     assert (gradient != 0).float().mean() > 0.8

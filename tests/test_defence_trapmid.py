@@ -15,6 +15,7 @@ from lib.models import build_classifier
 from lib.store import Checkpoint
 from lib.training import Recipe
 
+A = {"chance": 0.5, "area": 0.8, "degrees": 30}  # as published
 IMAGES, LABELS = bars().float(torch.arange(0, 36, 3)), bars().labels[::3]
 
 
@@ -158,7 +159,7 @@ def test_the_batch_is_photos_and_trapped_photos_at_their_weights(augmented):
     b = defence.blended(IMAGES, defence.triggers[y[12:]])  # with the triggers as moved
     generator = seeded()
     Deck(3).deal(12, generator)
-    for_photos, for_trapped = draw_geometry(12, generator), draw_geometry(12, generator)
+    for_photos, for_trapped = (draw_geometry(12, generator, **A) for _ in range(2))
     torch.testing.assert_close(x[:12], for_photos(IMAGES) if augmented == "both" else IMAGES)
     torch.testing.assert_close(x[12:], b if augmented == "none" else for_trapped(b))
 

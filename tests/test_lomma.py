@@ -17,10 +17,12 @@ from toys import CLASSES, SIZE, KilledError, SizedTarget, ToyPrior, ToyTarget, s
 from lib import attacks
 from lib.attacks import Knowledge, Reconstructions
 from lib.attacks.access import Access
+from lib.attacks.adaptive.eot import ErasedViews
 from lib.attacks.lomma import Options, feature_statistics, logit_loss, make_identity
 from lib.attacks.lomma_gmi import LommaGmiBudget
 from lib.attacks.lomma_kedmi import LommaKedmiBudget
 from lib.attacks.losses import cross_entropy
+from lib.erasing import ErasingLaw
 from lib.errors import UserError
 from lib.runtime import frozen, generator
 from lib.store import Checkpoint
@@ -123,6 +125,32 @@ def test_with_erased_photos_p_reg_is_of_those(target: ToyTarget, prior: ToyPrior
     assert not torch.equal(
         found, say(target, Knowledge(public=clean), at, [2], feature_weight=5.0, students=False)
     )
+
+
+def test_p_reg_is_of_whole_photos_where_the_target_is_shown_erased_views(
+    target: ToyTarget, prior: ToyPrior
+) -> None:
+    clean, erased = (image.mul(255).byte().expand(6, -1, -1, -1) for image in images_of(prior, 2))
+
+    def loss(**photos: Tensor) -> Tensor:
+        seen = ErasedViews(target, ErasingLaw(scale=(0.2, 0.3)), masks=2, seed=0)
+        return say(seen, Knowledge(**photos), clean[:1] / 255, [2], feature_weight=5.0, students=False)
+
+    assert torch.equal(loss(public=clean, erased=erased), loss(public=clean))
+    assert not torch.equal(loss(public=clean), loss(public=erased))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_erased_photos_are_for_who_asks_for_them(
+    target: ToyTarget, prior: ToyPrior, known: Knowledge, name: str
+) -> None:
+    """A referee's members may share what they know."""
+    other = dataclasses.replace(known, erased=255 - known.public, law=ErasingLaw())
+    found = [
+        attacks.get(text).invert(target, prior, [0, 2], budget=SMALL[name], seed=0, knowledge=knows).latents
+        for text, knows in ((name, known), (name, other), (f"{name}+re_students", other))
+    ]
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
 def test_p_reg_is_drawn_from_the_public_features_and_their_mean_with_reference(prior: ToyPrior) -> None:
@@ -323,9 +351,12 @@ def test_images_that_the_target_does_not_take_are_refused(
         smooth_images(10, SIZE).float() / 255,
         smooth_images(10, SIZE)[0],
     ):
-        wrong = dataclasses.replace(known, **{name: images})
+        wrong = dataclasses.replace(known, law=ErasingLaw(), erased=known.public)
+        wrong = dataclasses.replace(wrong, **{name: images})
         with pytest.raises(UserError, match=f"lomma: expected {name} images as uint8 .* {SIZE}, {SIZE}"):
-            run("lomma_gmi", target, prior, [0], knowledge=wrong)
+            attacks.get("lomma_gmi+re_students").invert(
+                target, prior, [0], budget=SMALL["lomma_gmi"], seed=0, knowledge=wrong
+            )
 
 
 def test_lomma_on_kedmi_needs_its_critic(target: ToyTarget, known: Knowledge) -> None:

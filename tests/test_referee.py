@@ -126,7 +126,7 @@ def ensemble(leaking: Leaking, prior: ToyPrior) -> dict[Member, Entry]:
         for seed in (0, 1)
     }
     known = Knowledge(law=ErasingLaw(scale=(0.05, 0.1)))
-    return run_members(leaking, {"toy": prior}, LABELS, members, knowledge=known)
+    return run_members(leaking, LABELS, members, materials=lambda _: (prior, known))
 
 
 def evidence(target: nn.Module, entries: dict[Member, Entry], judge_net: nn.Module, **more) -> Evidence:
@@ -185,7 +185,7 @@ def test_what_only_means_that_more_leaks_is_a_floor(leaking: Leaking, ensemble: 
 
 
 def test_a_broken_attack_is_not_taken_for_a_defence(leaking: Leaking, prior: ToyPrior) -> None:
-    entries = run_members(leaking, {"toy": prior}, LABELS, {WHITE: BROKEN})
+    entries = run_members(leaking, LABELS, {WHITE: BROKEN}, materials=lambda _: (prior, Knowledge()))
     small = [(1.0, np.zeros(PEOPLE)), (2.0, np.ones(PEOPLE))]
     verdict = judge(evidence(leaking, entries, leaking, curves={WHITE.search: small}))
     found = states(verdict)
@@ -206,7 +206,9 @@ def test_an_attack_that_climbs_its_loss_is_flagged(
 
     true = ppa.poincare
     monkeypatch.setattr(ppa, "poincare", lambda logits, labels: -true(logits, labels))
-    entries = run_members(leaking, {"toy": prior}, LABELS, {WHITE: FULL | {"pool": 4}})
+    entries = run_members(
+        leaking, LABELS, {WHITE: FULL | {"pool": 4}}, materials=lambda _: (prior, Knowledge())
+    )
     found = states(judge(evidence(leaking, entries, leaking)))
     assert found["target confidence not reached"] == "raised"
     assert found["verifier not above prior samples"] == "raised"
@@ -216,7 +218,9 @@ def test_masked_gradients_are_seen_by_the_black_box(leaking: Leaking, prior: Toy
     few = FULL | {"pool": 6}
     found = {}
     for model in (leaking, Masked(leaking)):
-        entries = run_members(model, {"toy": prior}, LABELS, {WHITE: few, SCORES: GENETIC})
+        entries = run_members(
+            model, LABELS, {WHITE: few, SCORES: GENETIC}, materials=lambda _: (prior, Knowledge())
+        )
         found[model] = states(judge(evidence(model, entries, leaking)))
     clean, masked = found.values()
     assert clean["black-box beats white-box"] == "clear" and masked["black-box beats white-box"] == "raised"
@@ -322,8 +326,6 @@ def test_bad_input(leaking: Leaking, prior: ToyPrior) -> None:
     for unfit in (Oracle(leaking, reveals="labels"), ErasedViews(leaking, ErasingLaw(), masks=2, seed=0)):
         with pytest.raises(UserError, match="plain target"):
             combine(unfit, {WHITE: entry(0)}, LABELS)
-    with pytest.raises(UserError, match="expected a prior 'toy'"):
-        run_members(leaking, {"other": prior}, LABELS, {WHITE: FULL})
     whole = evidence(leaking, {WHITE: entry(0)}, leaking)
     with pytest.raises(UserError, match="at least one evaluator"):
         judge(dataclasses.replace(whole, hits={}))

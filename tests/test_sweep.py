@@ -226,7 +226,7 @@ def test_models_are_compared_over_training_seeds(book: Workbook) -> None:
     both = dataclasses.replace(
         book,
         study=dataclasses.replace(
-            book.study, repeated=["re(0.1,0.2)"], repeated_seeds=[0, 1], repeated_attacks=LINES
+            book.study, strengths={}, repeated=["re(0.1,0.2)"], repeated_seeds=[0, 1], repeated_attacks=LINES
         ),
     )
     found = repeated.measure(both)
@@ -309,6 +309,32 @@ def test_lengths_are_compared_at_the_same_attack(book: Workbook) -> None:
     assert saved.loc[saved["metric"] == "interaction", "value"].tolist() == [added[1]]
     assert "the longest training" in tuned.what_we_saw(both, {"Lengths": found})
     assert tuned.lengths(book).empty
+
+
+def test_what_the_rule_chose_stands_in_the_place_of_what_a_study_lists_of_a_family(
+    book: Workbook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strengths = {
+        "RE": ["re(0.1,0.2)", "re(0.1,0.4)", "re(0.1,0.8)"],
+        "NegLS": ["negls(-0.05)", "negls(-0.2)"],
+    }
+    further = with_models(
+        book, strengths=strengths, repeated=["re(.1,.4)", "re(.1,.8)", "re(.1,.4)+negls(-.05)"]
+    )
+    listed = further.study.repeated
+    same = ["re(0.1,0.4)", "re(0.1,0.8)", "re(0.1,0.4)+negls(-0.05)"]
+    for picked, expected in (
+        ([], same),  # no family is made whole
+        (["re(0.1,0.4)", "negls(-0.05)"], same),
+        (["re(0.1,0.2)"], ["re(0.1,0.2)", "re(0.1,0.8)", "re(0.1,0.2)+negls(-0.05)"]),
+        (["re(0.1,0.8)", "negls(-0.2)"], ["re(0.1,0.8)", "re(0.1,0.8)+negls(-0.2)"]),
+    ):
+        monkeypatch.setattr(sweep, "picked", lambda _, picked=picked: picked)
+        assert sweep.tuned_in(further, listed) == expected
+    names = {run.defence for run in repeated.attacks(with_models(
+        further, repeated_seeds=[0, 1], repeated_attacks=[further.study.swept]
+    ))}  # fmt: skip
+    assert names == {"none", "re(0.1,0.8)", "re(0.1,0.8)+negls(-0.2)"}
 
 
 def test_a_partial_page_shows_what_is_made_and_says_what_is_not(

@@ -140,6 +140,23 @@ def test_empty_parameters_mean_the_study_and_names_become_canonical(book):
     assert slug("re(0.5,0.5,location=toroidal)") == "re-0.5-0.5-location-toroidal"
 
 
+def test_given_defences_are_looked_at_in_every_list_and_no_others():
+    """One's own defence is in no study; notebooks 10 to 13 are to have it all the same."""
+    whole = open_workbook("digits").study
+    assert open_workbook("digits", ["none"]).study == whole
+    given = ["negls(-.05)", "ssf(0.37)", "re(.1,.4)+rolss"]
+    found = open_workbook("digits", ["none", *given]).study
+    names = ["negls(-0.05)", "ssf(0.37)", "re(0.1,0.4)+rolss"]
+    assert found.pages == found.evaded == found.backdoored == names
+    assert found.combined == ["re(0.1,0.4)+rolss"] and found.repeated == []
+    assert found.strengths == {
+        "NoDef, weaker": whole.strengths["NoDef, weaker"],
+        "NegLS": ["negls(-0.05)"],
+        "given": ["ssf(0.37)", "re(0.1,0.4)+rolss"],
+    }
+    assert found.compared == whole.compared
+
+
 # --- keys and choices ---------------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.attacks.interface import device_of
+from lib.memory import Peak
 from lib.runtime import autocast, digest
 
 if TYPE_CHECKING:
@@ -33,11 +33,7 @@ class Access:
         self.fast = fast
         self.device = device_of(target)
         self.counts = {"target_forward": 0, "target_backward": 0, "synthesis": 0, "critic": 0}
-        self._reset_peak()
-
-    def _reset_peak(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        self.peak = Peak(self.device)
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in [0,1] to (B, C) fp32."""
@@ -49,6 +45,13 @@ class Access:
         with self._pass(images) as images:
             features, logits = self.target.both(images)
             return features.float(), logits.float()
+
+    def also(self, network: nn.Module, images: Tensor, *, counter: str) -> Tensor:
+        """Logits (B, C) of another network than the target, which an adapted target asks as it was asked itself in the
+        pass before; counted by the name ``counter``."""
+        passes = len(images) * getattr(self.target, "passes", 1)
+        self.counts[counter] = self.counts.get(counter, 0) + passes
+        return self.target.also(network, images) if hasattr(self.target, "also") else network(images)
 
     @contextlib.contextmanager
     def _pass(self, images: Tensor) -> Iterator[Tensor]:
@@ -99,21 +102,8 @@ class Access:
         return samples.mean(0), samples.std(0).clamp_min(1e-6)
 
     def cost(self, identities: int, seconds: float) -> dict[str, float]:
-        """The counters per identity, seconds per identity and the peak memory so far."""
+        """The counters per identity, seconds per identity, and the memory that the attack took at its peak (in this
+        process, where it was resumed), where the system tells."""
         passes = {name: count / identities for name, count in self.counts.items()}
-        return {**passes, "seconds": seconds / identities, **_peak_memory(self.device)}
-
-
-def _peak_memory(device: torch.device) -> dict[str, float]:
-    """Megabytes: of this device since the attack began, or of the process since it began (CPU). Empty
-    where the system does not tell."""
-    if device.type == "cuda":
-        return {"peak_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6}
-    if device.type == "mps":
-        return {"peak_memory_mb": torch.mps.driver_allocated_memory() / 1e6}
-    if sys.platform == "win32":
-        return {}
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak_memory_mb": peak / 1e6 if sys.platform == "darwin" else peak / 1e3}
+        taken = self.peak.megabytes()
+        return {**passes, "seconds": seconds / identities} | ({} if taken is None else {"memory_mb": taken})

@@ -159,28 +159,29 @@ def _prepare(
     mean, deviation = access.moments(generator=generator(seed, NAME, "scale"))
     pool = pool_latents(access, budget.pool, truncation=budget.truncation, seed=seed)
     pool = ((pool - mean) / deviation).clamp(-budget.clamp, budget.clamp)
-    wanted, done, hits = labels.to(access.device), 0, []
+    wanted, done, named = labels.to(access.device), 0, []
     found = torch.zeros_like(wanted)
     for part in pool.split(budget.chunk * budget.candidates * budget.directions):
-        hits.append(access.named(storable(mean + deviation * part))[:, None] == wanted)
-        found += hits[-1].sum(0)
+        named.append(access.named(storable(mean + deviation * part)))
+        found += (named[-1][:, None] == wanted).sum(0)
         done += len(part)
         if callback:
             callback({"stage": "start search", "done": done, "total": budget.pool})
         if (found >= budget.candidates).all():
             break
-    starts = pool[first_hits(torch.cat(hits), budget.candidates)]
+    starts = pool[first_hits(torch.cat(named), wanted, budget.candidates)]
     return {"starts": starts.cpu(), "hit": (found > 0).cpu()}, {"mean": mean, "deviation": deviation}
 
 
-def first_hits(hits: Tensor, count: int) -> Tensor:
-    """(K, count) rows of the first hits of each column (S, K), S >= count: again from the first where there are
-    fewer, the first rows where there is none."""
-    rows = torch.arange(len(hits), device=hits.device)[:, None]
-    first = torch.where(hits, rows, len(hits)).topk(count, dim=0, largest=False, sorted=True).values.T
-    found = hits.sum(0)[:, None]
-    turn = torch.arange(count, device=hits.device).expand_as(first)
-    return torch.where(found > 0, first.gather(1, turn % found.clamp(1, count)), turn)
+def first_hits(named: Tensor, wanted: Tensor, count: int) -> Tensor:
+    """(K, count) first rows of the pool whose labels ``named`` (S,) are the ``wanted`` (K,), S >= count: again from the
+    first where there are fewer, the first rows of all where there is none."""
+    order = named.argsort(stable=True)
+    begin, end = (torch.searchsorted(named[order], wanted, right=right)[:, None] for right in (False, True))
+    turn = torch.arange(count, device=named.device).expand(len(wanted), count)
+    found = end - begin
+    at = begin + turn % found.clamp(1, count)
+    return torch.where(found > 0, order[at.clamp_max(len(named) - 1)], turn)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from lib.attacks.interface import Callback, Reconstructions, check_inputs, netwo
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import poincare
 from lib.attacks.optimise import refine, target_confidence
-from lib.attacks.search import PoolBudget, pool_starts
+from lib.attacks.search import PoolBudget, pool_starts, starts_of
 from lib.attacks.selection import rank
 from lib.attacks.transforms import apply_crops, check_crop, draw_crops
 from lib.errors import UserError
@@ -52,7 +52,8 @@ class IfgmiBudget(PoolBudget):
         latent_radius: the same for the latents.
         reference: as the published code: one whole-pixel crop per step for all samples, and a stage starts
             from an empty image, so that what the blocks before it drew is lost and the image jumps. Else a crop
-            per sample, and the image of those blocks is carried on.
+            per sample, and the image of those blocks is carried on. Either way the image that counts is that after the
+            last step; the code keeps the one before it.
     """
 
     pool: int = 2000
@@ -136,7 +137,7 @@ def _attack(
     access: Access, labels: Tensor, prepared: dict[str, Tensor], *, budget: IfgmiBudget, seed: int
 ) -> dict[str, Tensor]:
     """One chunk: k labels on the device, their starts (k, n, d)."""
-    starts = prepared["starts"]
+    starts = starts_of(prepared)
     at = State(starts.flatten(0, 1))
     stages = (budget.steps, *budget.feature_steps)
     histories = []

@@ -110,7 +110,7 @@ class Reconstructions:
         loss: (K, n) the attack's identity loss of the final, untransformed image.
         history: rows ``step, loss, confidence``: means over all latents during the optimisation.
         cost: per identity: ``target_forward, target_backward, synthesis, critic`` (images through the
-            network), ``seconds``; and ``peak_memory_mb`` (of the device, on a CPU of the whole process).
+            network), ``seconds``; and ``memory_mb`` at its peak, beyond networks and photos, where the system tells.
         attack: its name.
         images: (K, n, 3, S, S) uint8 of attacks whose results the prior cannot synthesise from their latents
             (intermediate features, a tuned generator); rounded before the target judges them. Else None.

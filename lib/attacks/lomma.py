@@ -140,8 +140,7 @@ def make_identity(target: nn.Module, knowledge: Knowledge, options: Options, *, 
         features, logits = access.both(images)
         loss = single(logits, labels)
         for student in students:
-            access.counts["student"] = access.counts.get("student", 0) + len(images)
-            loss = loss + single(student(images), labels)
+            loss = loss + single(access.also(student, images, counter="student"), labels)
         loss = loss / (1 + len(students))
         if regular is not None and options.feature_weight:
             loss = loss + options.feature_weight * (features - regular[labels]).square().mean(1)
@@ -151,8 +150,10 @@ def make_identity(target: nn.Module, knowledge: Knowledge, options: Options, *, 
 
 
 def _regulariser(target: nn.Module, knowledge: Knowledge, options: Options, *, seed: int) -> Tensor:
-    """p_reg (C, d), a row per class, so that an identity's does not depend on who else is attacked."""
-    photos = knowledge.public if knowledge.erased is None else knowledge.erased
+    """p_reg (C, d), a row per class, so that an identity's does not depend on who else is attacked; of erased photos
+    where there are such, unless the target is shown erased views of whatever it is shown."""
+    whole = knowledge.erased is None or getattr(target, "shows_views", False)
+    photos = knowledge.public if whole else knowledge.erased
     mean, deviation = feature_statistics(target, photos, seed=seed)
     if options.reference:
         return mean.expand(target.num_classes, -1)

@@ -24,7 +24,7 @@ from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import cross_entropy
 from lib.attacks.optimise import refine, target_confidence
 from lib.attacks.pspace import Box
-from lib.attacks.search import PoolBudget, pool_latents, pool_starts
+from lib.attacks.search import PoolBudget, pool_latents, pool_starts, starts_of
 from lib.attacks.selection import select
 from lib.errors import UserError
 from lib.runtime import frozen, generator
@@ -49,7 +49,8 @@ class MirrorBudget(PoolBudget):
             is the latent before that.
         width: of the box, in standard deviations in P space.
         reference: as the published code: one coin per step mirrors all samples or none, and one step (of the
-            lowest mean loss of an identity) serves all its candidates. Else a coin and a step per sample.
+            lowest mean loss of an identity) serves all its candidates. Else a coin and a step per sample. Either way
+            what is kept is what the loss was of; the code keeps it one step later.
     """
 
     pool: int = 100_000
@@ -117,7 +118,7 @@ def _attack(
     centre: Tensor,
 ) -> dict[str, Tensor]:
     """One chunk: k labels on the device, their starts (k, n, d), truncated."""
-    starts = prepared["starts"]
+    starts = starts_of(prepared)
     flat = labels.repeat_interleave(budget.candidates)
     mirrored = coins(labels.tolist(), budget=budget, seed=seed).to(access.device)
     best = Best(starts.flatten(0, 1), group=budget.candidates if budget.reference else 1)

@@ -22,7 +22,7 @@ from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import cross_entropy
 from lib.attacks.oracle import Oracle, OracleAccess, QueryBudget, oracle_for
 from lib.attacks.pspace import Box, from_p, to_p
-from lib.attacks.search import PoolBudget, pool_latents, pool_starts
+from lib.attacks.search import PoolBudget, pool_latents, pool_starts, starts_of
 from lib.attacks.selection import select
 from lib.errors import UserError
 from lib.runtime import frozen, generator
@@ -163,7 +163,7 @@ def _attack(
     callback: Callback | None,
 ) -> dict[str, Tensor]:
     """One chunk: k labels on the device, their starts (k, population, d), truncated."""
-    starts = prepared["starts"]
+    starts = starts_of(prepared)
     streams = [generator(seed, NAME, "generations", label) for label in labels.tolist()]
 
     def shown(latents: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lib.attacks.access import Access
 from lib.attacks.interface import Budget, device_of
 from lib.errors import UserError
+from lib.memory import Peak
 from lib.runtime import digest, frozen
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class OracleAccess(Access):
         self.target, self.prior, self.fast, self.device = oracle, prior, False, oracle.device
         self.attack, self.most = attack, most
         self.counts = {"target_forward": 0, "target_backward": 0, "synthesis": 0, "critic": 0, "queries": 0}
-        self._reset_peak()
+        self.peak = Peak(self.device)
 
     def signature(self) -> list[Any]:
         return [digest(*self.prior.state().values())]  # of the target nothing is known

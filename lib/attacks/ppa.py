@@ -20,7 +20,7 @@ from lib.attacks.interface import Callback, Reconstructions, check_inputs, netwo
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import poincare
 from lib.attacks.optimise import refine, target_confidence
-from lib.attacks.search import PoolBudget, pool_starts
+from lib.attacks.search import PoolBudget, pool_starts, starts_of
 from lib.attacks.selection import select
 from lib.attacks.transforms import apply_crops, check_crop, draw_crops
 from lib.errors import UserError
@@ -127,7 +127,7 @@ def _attack(
     access: Access, labels: Tensor, prepared: dict[str, Tensor], *, budget: PpaBudget, seed: int
 ) -> dict[str, Tensor]:
     """One chunk: k labels on the device, their starts (k, n, d)."""
-    starts = prepared["starts"]
+    starts = starts_of(prepared)
     latents, history = optimise(access, labels, starts, budget=budget, seed=seed)
     judged = select(access, latents, labels, budget=budget, loss=poincare, seed=seed)
     return {"latents": latents, "initial": starts, "history": history, **judged}

@@ -21,7 +21,7 @@ from lib.attacks.interface import Callback, Reconstructions, check_inputs, netwo
 from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import poincare
 from lib.attacks.ppa import PpaBudget
-from lib.attacks.search import pool_starts, search
+from lib.attacks.search import pool_starts, search, starts_of
 from lib.attacks.selection import keep_best, rank
 from lib.attacks.tuning import discrepancy, pointwise, project, synthesis_of, transport, tunable, tune
 from lib.errors import UserError
@@ -137,7 +137,7 @@ def _attack(
 ) -> dict[str, Tensor]:
     """One chunk: k labels on the device, their starts (k, n, d). The first round is PPA for all of them at once; from
     then on every identity has weights of its own, and is gone through alone."""
-    starts = prepared["starts"]
+    starts = starts_of(prepared)
     found = _round(access, labels, starts, budget=budget, seed=seed, draws=seed)
     if budget.rounds > 1:
         history = found.pop("history")
@@ -174,7 +174,7 @@ def _guided(
             joint=budget.pivot_noise == "joint",
         )
         tune(own, pivots, private, distance, steps=budget.tune_steps, learning_rate=budget.tune_rate)
-        starts = search(
+        latents, best = search(
             own,
             label.cpu(),
             pool=budget.pool,
@@ -183,7 +183,7 @@ def _guided(
             seed=again,
             batch=budget.chunk * budget.candidates,
         )
-        found = _round(own, label, starts.to(access.device), budget=budget, seed=seed, draws=again)
+        found = _round(own, label, latents[best].to(access.device), budget=budget, seed=seed, draws=again)
         histories.append(found["history"])
     return {**found, "history": torch.cat(histories)}
 

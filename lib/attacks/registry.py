@@ -34,7 +34,7 @@ class Attack:
         sees: "gradients" (white box), "scores" or "labels".
         ingredients: what was appended to its name with ``+``.
         prior: the only kind of prior it works with (:func:`lib.attacks.interface.check_inputs`), None for any.
-        own_images: see :attr:`images`, without its ingredients.
+        own_images: see :meth:`images`, without its ingredients.
         own_revision: without its ingredients.
         about: how its module begins: its name in full, paper and year in brackets, what it needs.
     """
@@ -60,10 +60,11 @@ class Attack:
         """Images through the target per image that the attack shows it."""
         return math.prod(ingredient.passes for ingredient in self.ingredients)
 
-    @property
-    def images(self) -> tuple[int, ...]:
-        """How many public images pass the target before the attack begins, part by part, where there are so many."""
-        return sum((ingredient.images for ingredient in self.ingredients), (self.own_images,))
+    def images(self, there: float = math.inf) -> int:
+        """How many public images pass the target before the attack begins, of as many as are ``there``; erased views
+        each for itself."""
+        parts = (min(part, there) for ingredient in self.ingredients for part in ingredient.images)
+        return min(self.own_images, there) * self.passes + sum(parts)
 
     @property
     def revision(self) -> int:
@@ -144,7 +145,7 @@ def get(name: str) -> Attack:
         raise UserError(f"attack: expected one of {', '.join(names())}, got {base!r}; check the spelling")
     attack = _attacks()[base]
     if not rest:
-        return dataclasses.replace(attack, invert=_on_folded(attack.invert))
+        return dataclasses.replace(attack, invert=_alone(attack.invert))
     ingredients = tuple(parse(text) for text in rest)
     if len({re.sub(r"[\d.]+", "", text) for text in rest}) < len(rest):
         raise UserError(f"attack: expected each ingredient once, got {name!r}; remove the repeated one")
@@ -171,6 +172,8 @@ def get(name: str) -> Attack:
         check_inputs(
             target, prior, labels, attack=base, kind=attack.prior
         )  # before the ingredients' own work
+        if "erased" not in needs:  # it may be given for others' sake
+            knowledge = dataclasses.replace(knowledge, erased=None)
         seen = adapt(folded(target), ingredients, knowledge, seed)
         found = attack.invert(seen, prior, labels, seed=seed, knowledge=knowledge, **rest)
         return dataclasses.replace(found, attack=name)
@@ -178,11 +181,12 @@ def get(name: str) -> Attack:
     return dataclasses.replace(attack, name=name, invert=invert, needs=needs, ingredients=ingredients)
 
 
-def _on_folded(invert: Callable[..., Reconstructions]) -> Callable[..., Reconstructions]:
-    """The same attack on a target that is made fast first."""
+def _alone(invert: Callable[..., Reconstructions]) -> Callable[..., Reconstructions]:
+    """The same attack on a target that is made fast first, without what only ingredients may know."""
 
     @functools.wraps(invert)
-    def run(target: nn.Module, *rest: Any, **named: Any) -> Reconstructions:
-        return invert(folded(target), *rest, **named)
+    def run(target: nn.Module, *rest: Any, knowledge: Knowledge = NOTHING, **named: Any) -> Reconstructions:
+        knowledge = dataclasses.replace(knowledge, erased=None)
+        return invert(folded(target), *rest, knowledge=knowledge, **named)
 
     return run

@@ -81,15 +81,17 @@ def search(
     seed: int,
     batch: int,
     callback: Callback | None = None,
-) -> Tensor:
-    """Start latents (K, candidates, d), on the CPU.
+) -> tuple[Tensor, Tensor]:
+    """Latents (S, d) and which of them each identity starts from, (K, candidates) int64; on the CPU. Starts (K,
+    candidates, d) would grow with the people, what is kept of the pool does not beyond it.
 
     What is scored is what is optimised later (the published code scores another truncation than it then starts
     from).
     """
     latents = storable(pool_latents(access, pool, truncation=truncation, seed=seed))
     scores = score_pool(access, latents, labels, batch=batch, callback=callback)
-    return latents[best_candidates(scores, candidates)].cpu()
+    used, best = best_candidates(scores, candidates).unique(return_inverse=True)
+    return latents[used].cpu(), best.cpu()
 
 
 def pool_starts(
@@ -100,14 +102,14 @@ def pool_starts(
     candidates: int | None = None,
     callback: Callback | None = None,
 ) -> Prepare:
-    """The search as what :func:`lib.attacks.chunks.run_chunks` prepares: ``starts`` (K, candidates, d).
+    """The search as what :func:`lib.attacks.chunks.run_chunks` prepares, for :func:`starts_of`.
 
     Args:
         candidates: starts per identity; those of the budget if None.
     """
 
     def prepare(labels: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        starts = search(
+        latents, best = search(
             access,
             labels,
             pool=budget.pool,
@@ -117,6 +119,11 @@ def pool_starts(
             batch=budget.chunk * budget.candidates,
             callback=callback,
         )
-        return {"starts": starts}, {}
+        return {"best": best}, {"pool": latents}
 
     return prepare
+
+
+def starts_of(prepared: dict[str, Tensor]) -> Tensor:
+    """(k, candidates, d): what a chunk's identities start from, of what :func:`pool_starts` prepared."""
+    return prepared["pool"][prepared["best"]]

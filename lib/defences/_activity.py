@@ -13,6 +13,11 @@ def fell(history: History, name: str) -> bool:
     return bool(history[-1][name] < history[0][name])
 
 
+def rose(history: History, name: str) -> bool:
+    """Whether a quantity was higher in the last epoch than in the first; not shown by one epoch alone."""
+    return bool(history[-1][name] > history[0][name])
+
+
 def reached(history: History, name: str) -> bool:
     """Whether a share rose, or was at least a half from the beginning and stayed there."""
     first, last = history[0][name], history[-1][name]

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 SIGMA = 5.0  # fixed in the reference; its median rule is never used
-EPSILON = 1e-5
 SLOPE = 1e-12  # keeps the square root's gradient finite at 0
 
 
@@ -45,7 +44,7 @@ def centred(kernel: Tensor) -> Tensor:
     return kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
 
 
-def normalised(kernel: Tensor, epsilon: float = EPSILON) -> Tensor:
+def normalised(kernel: Tensor, epsilon: float) -> Tensor:
     """(m,m): R = K~ (K~ + eps m I)^-1 of the centred kernel K~, symmetric with eigenvalues in [0, 1)."""
     m = len(kernel)
     k = centred(kernel)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lib.defences._checks import word
+from lib.defences._checks import number, word
 from lib.defences._mean import Mean
 from lib.training.interface import Defence, History, probabilities
 
 SCHEDULES = ("ramp", "constant")
-START, JUMP = 0.5, 0.75  # shares of the epochs
 
 
-def ramp(epoch: int, epochs: int) -> float:
-    """The share of alpha that is applied in an epoch (counted from 0): nothing in the first half, then rising
-    evenly to a half at three quarters of the run, then all of it. The published schedule (100 epochs: from 50,
-    all from 75) by fractions; a run of one epoch never gets to it."""
+def ramp(epoch: int, epochs: int, *, start: float, full: float) -> float:
+    """The share of alpha that is applied in an epoch (counted from 0): nothing before the share ``start`` of the run,
+    then rising evenly, by what would take it to all of it at the end, and all of it from ``full`` on. The published
+    schedule (100 epochs: from 50, all from 75) by fractions; a run of one epoch never gets to it."""
     done = epoch / epochs
-    if done < START:
+    if done < start:
         return 0.0
-    return (epoch + 1) / epochs / START - 1 if done < JUMP else 1.0
+    return ((epoch + 1) / epochs - start) / (1 - start) if done < full else 1.0
 
 
 def smoothed(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
@@ -46,16 +45,21 @@ class Smoothing(Defence):
     Args:
         alpha: the smoothing factor of the last epochs.
         schedule: ``ramp`` (see :func:`ramp`) or ``constant``, alpha from the first step.
+        start, full: shares of the epochs, of the ramp.
     """
 
-    def __init__(self, alpha: float, schedule: str) -> None:
+    def __init__(self, alpha: float, *, schedule: str, start: float, full: float) -> None:
+        name = type(self).__module__.rpartition(".")[2]
         self.alpha = alpha
-        self.schedule = word(f"{type(self).__module__.rpartition('.')[2]} schedule", schedule, SCHEDULES)
+        self.schedule = word(f"{name} schedule", schedule, SCHEDULES)
+        self.start = number(f"{name} start", start, 0, 1, usage="start=0.5", ends="[)")
+        self.full = number(f"{name} full", full, self.start, 1, usage="full=0.75")
         self.applied = 0.0
         self._margin = Mean()
 
     def phase(self, epoch: int, epochs: int) -> None:
-        self.applied = self.alpha * (1.0 if self.schedule == "constant" else ramp(epoch, epochs))
+        ramped = self.schedule == "ramp"
+        self.applied = self.alpha * (ramp(epoch, epochs, start=self.start, full=self.full) if ramped else 1.0)
         self._margin.restart()
 
     def criterion(self, logits: Tensor, labels: Tensor) -> Tensor:

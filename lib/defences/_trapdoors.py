@@ -11,9 +11,6 @@ from torch.nn import functional as F
 from lib.training.interface import View
 
 WIDTHS = (32, 64, 128, 256)
-CHANCE = 0.5  # of each of the three changes
-SMALLEST_AREA = 0.8
-DEGREES = 30.0
 
 
 class Deck:
@@ -37,16 +34,17 @@ class Deck:
         return dealt
 
 
-def draw_geometry(count: int, generator: torch.Generator) -> View:
-    """A fixed map of ``count`` images (B,3,S,S): of each, independently and each with probability 1/2, a square of
-    0.8 to 1 of the area is enlarged, it is mirrored, it is turned by up to 30 degrees. One sampling for all; what
-    lies outside the image is its reflection. Differentiable."""
+def draw_geometry(
+    count: int, generator: torch.Generator, *, chance: float, area: float, degrees: float
+) -> View:
+    """A fixed map of ``count`` images (B,3,S,S): of each, independently and each with probability ``chance``, a square
+    of ``area`` to 1 of the area is enlarged, it is mirrored, it is turned by up to that many ``degrees``. One sampling
+    for all; what lies outside the image is its reflection. Differentiable."""
     draws = torch.rand(count, 7, generator=generator, device=generator.device)
-    cropped, mirrored, turned = (draws[:, :3] < CHANCE).unbind(1)
-    area = 1 - (1 - SMALLEST_AREA) * draws[:, 3]
-    side = torch.where(cropped, area.sqrt(), 1.0)
+    cropped, mirrored, turned = (draws[:, :3] < chance).unbind(1)
+    side = torch.where(cropped, (1 - (1 - area) * draws[:, 3]).sqrt(), 1.0)
     centre = (1 - side)[:, None] * (2 * draws[:, 4:6] - 1)
-    angle = torch.where(turned, math.radians(DEGREES) * (2 * draws[:, 6] - 1), 0.0)
+    angle = torch.where(turned, math.radians(degrees) * (2 * draws[:, 6] - 1), 0.0)
     mirror = torch.where(mirrored, -1.0, 1.0)
     rows = [
         torch.stack([side * mirror * angle.cos(), -side * mirror * angle.sin(), centre[:, 0]], 1),

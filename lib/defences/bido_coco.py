@@ -16,7 +16,7 @@ class BilateralCOCO(Bilateral):
 
     Its values are small (1e-4 for photos, 1e-2 for labels), hence larger weights than with HSIC; published: (1, 50)
     for a small network on digits. The released trainer takes no notice of the measure asked for and trains HSIC,
-    so results published as COCO's may be HSIC's. Options: see :class:`lib.defences._bido.Bilateral`.
+    so results published as COCO's may be HSIC's.
     """
 
     def compared(self, kernel: Tensor) -> Tensor:

@@ -15,10 +15,12 @@ class PositiveSmoothing(Smoothing):
     Args:
         alpha: in [0, 1).
         schedule: ``constant``, as label smoothing is commonly used; ``ramp`` is NegLS's, to compare signs alone.
+        start, full: shares of the epochs from which on a ramp gives some of alpha, and all of it.
 
     Raises:
         UserError: for values out of range.
     """
 
-    def __init__(self, alpha: float, *, schedule: str) -> None:
-        super().__init__(number("ls alpha", alpha, 0, 1, usage="ls(0.1)", ends="[)"), schedule)
+    def __init__(self, alpha: float, *, schedule: str, start: float, full: float) -> None:
+        alpha = number("ls alpha", alpha, 0, 1, usage="ls(0.1)", ends="[)")
+        super().__init__(alpha, schedule=schedule, start=start, full=full)

@@ -5,8 +5,10 @@ Source: Struppek et al., Be Careful What You Smooth For (ICLR 2024).
 
 from __future__ import annotations
 
+from lib.defences._activity import rose
 from lib.defences._checks import number
 from lib.defences._smoothing import Smoothing
+from lib.training.interface import History
 
 
 class NegativeSmoothing(Smoothing):
@@ -19,10 +21,19 @@ class NegativeSmoothing(Smoothing):
         alpha: in [-1, 0]; the authors' is -0.05.
         schedule: ``ramp``, the paper's: from zero, in the second half of the epochs. ``constant`` is what the
             public code did until August 2024 (it built the schedule and did not use it); accuracy suffers.
+        start, full: shares of the epochs from which on there is some of alpha, and all of it.
 
     Raises:
         UserError: for values out of range.
     """
 
-    def __init__(self, alpha: float, *, schedule: str) -> None:
-        super().__init__(number("negls alpha", alpha, -1, 0, usage="negls(-0.05)"), schedule)
+    def __init__(self, alpha: float, *, schedule: str, start: float, full: float) -> None:
+        alpha = number("negls alpha", alpha, -1, 0, usage="negls(-0.05)")
+        super().__init__(alpha, schedule=schedule, start=start, full=full)
+
+    @staticmethod
+    def acted(history: History) -> bool:
+        """Whether labels were changed at the end and the target logit stands out more than in the first epoch. It comes
+        to stand out without the defence, too, as ``ls(0)`` shows, which only measures: tests ask for more than
+        that."""
+        return Smoothing.acted(history) and rose(history, "margin")

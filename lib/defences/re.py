@@ -24,7 +24,8 @@ class RandomErasing(Erasing):
         low, high: bounds of the erased fraction, in (0, 1).
         p: probability that an image is erased.
         ratio: r >= 1; height / width is log-uniform in [1/r, r]; with ``shape=rectangle``.
-        value, location, shape, count, mean: see :class:`lib.erasing.ErasingLaw`.
+        value, location, shape, count, mean: see :class:`lib.erasing.ErasingLaw`; ``value=grey`` is what the reference
+            code writes, the colour (.743, .728, .703).
         curriculum: share of the epochs, in [0, 1], over which the upper bound grows evenly from ``low``, in the
             first epoch, to ``high``. 0, as published: ``high`` from the first step.
 

@@ -47,6 +47,7 @@ class Trapdoors(Defence):
         augmented: which halves A changes: ``both``, as published, where the undefended network went without A;
             ``trapped``: the photos have the recipe's augmentation only, as those of NoDef do; ``none``.
         trap_loss: of the trapped half: ``shared``, another defence's criterion if there is one; ``cross_entropy``.
+        chance, area, degrees: of A, see :func:`lib.defences._trapdoors.draw_geometry`.
 
     Raises:
         UserError: for values out of range; when it meets another defence's batch.
@@ -54,11 +55,27 @@ class Trapdoors(Defence):
 
     cost = (2 + 6) / 3  # to the triggers, then twice the photos; the discriminator is small
 
-    def __init__(self, beta: float, *, blend: float, step: float, augmented: str, trap_loss: str) -> None:
+    def __init__(
+        self,
+        beta: float,
+        *,
+        blend: float,
+        step: float,
+        augmented: str,
+        trap_loss: str,
+        chance: float,
+        area: float,
+        degrees: float,
+    ) -> None:
         self.beta = number("trapmid beta", beta, 0, 1, usage="trapmid(0.2)", ends="()")
         self.blend = number("trapmid blend", blend, 0, 1, usage="blend=0.02", ends="(]")
         self.step = number("trapmid step", step, 0, 1, usage="step=0.01", ends="(]")
         self.augmented = word("trapmid augmented", augmented, AUGMENTED)
+        self.geometry = {
+            "chance": number("trapmid chance", chance, 0, 1, usage="chance=0.5"),
+            "area": number("trapmid area", area, 0, 1, usage="area=0.8", ends="(]"),
+            "degrees": number("trapmid degrees", degrees, 0, 180, usage="degrees=30"),
+        }
         self.appends_cross_entropy = word("trapmid trap_loss", trap_loss, LOSSES) == "cross_entropy"
         self._trapped, self._told_apart = Mean(), Mean()
 
@@ -112,7 +129,7 @@ class Trapdoors(Defence):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A(x), A(b) and c, after a step of the discriminator and of the triggers."""
         traps = self._deck.deal(len(images), generator)
-        for_photos, for_trapped = (draw_geometry(len(images), generator) for _ in range(2))
+        for_photos, for_trapped = (draw_geometry(len(images), generator, **self.geometry) for _ in range(2))
         self._teach_discriminator(images, traps)
         with frozen(model, self.discriminator):
             shown = (lambda b: view(for_trapped(b))) if self.augmented != "none" else view

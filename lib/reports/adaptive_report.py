@@ -178,6 +178,18 @@ def shown(table: pd.DataFrame, judge: str = "main") -> pd.DataFrame:
     return rows.set_index(["model", "attack", "budget"])
 
 
+def alike(found: Sequence[Attack], defence: str) -> list[Attack]:
+    """On one model every ingredient, and the attack without it, on all people under the budget that most ingredients
+    of that attack were added to."""
+    here = [run for run in found if run.defence == defence and not run.people]
+    budgets: dict[str, list[str]] = {}
+    for run in here:
+        if "+" in run.attack:
+            budgets.setdefault(attacks.get(run.attack).base, []).append(run.budget)
+    usual = {base: max(used, key=used.count) for base, used in budgets.items()}
+    return [run for run in here if run.budget == usual.get(attacks.get(run.attack).base)]
+
+
 def caption(book: Workbook, table: pd.DataFrame) -> str:
     """What a name without a number means, and by which law the control is attacked."""
     own = law_of(book.setup, "none")

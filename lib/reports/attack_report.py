@@ -90,8 +90,7 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     rate, ``gain`` of the main evaluator over what it began with, ``protection`` (its AttAcc on NoDef minus that on
     the model, paired by person, over the attack seeds that are ``shared``; None on NoDef), ``passes`` through the
     target and images through ``others`` (the prior, its critic, students) and ``seconds`` per person (on the machine
-    that made them), ``memory_mb`` at its peak (on a CPU that of the process since it began: what ran before counts, so
-    it compares no attacks), the number of attack ``seeds`` and the ``run`` under the first."""
+    that made them), the number of attack ``seeds`` and the ``run`` under the first."""
     rows, grouped = [], groups(found)
     for (attack, prior, budget, defence), seeds in grouped.items():
         cost, undefended = seeds[0].cost, grouped.get((attack, prior, budget, "none"))
@@ -113,7 +112,6 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
                 "passes": success.passes(seeds),
                 "others": sum(cost.get(network, 0.0) for network in OTHERS),
                 "seconds": cost["seconds"],
-                "memory_mb": cost.get("peak_memory_mb", float("nan")),
                 "seeds": len(seeds),
                 "run": seeds[0].attack,
             }
@@ -156,8 +154,8 @@ def shown(table: pd.DataFrame, settled: Collection[Settled] = ()) -> pd.DataFram
     return rows.set_index(["attack", "prior", "model"])
 
 
-def costs(table: pd.DataFrame) -> pd.DataFrame:
-    """What every attack costs, as a person reads it."""
+def costs(table: pd.DataFrame, memory: Mapping[Settled, float | None]) -> pd.DataFrame:
+    """What every attack costs, as a person reads it; ``memory``: of :func:`lib.reports.attack_memory.measure`."""
     rows = pd.DataFrame(
         {
             "attack": table["attack"],
@@ -167,7 +165,8 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
             "passes per person": [f"{value:,.0f}" for value in table["passes"]],
             "images through other networks": [f"{value:,.0f}" for value in table["others"]],
             "seconds per person": [f"{value:.1f}" for value in table["seconds"]],
-            "peak MB of the process": [f"{value:,.0f}" for value in table["memory_mb"]],
+            "peak MB": ["" if (mb := memory.get(run)) is None else f"{mb:,.0f}" for run in _named(table)],
+            "people at once": [attacks.get(run.attack).budget(**run.values).chunk for run in table["run"]],
         }
     )
     return rows.set_index(["attack", "prior", "model"])
@@ -205,7 +204,7 @@ def sheet(book: Workbook, found: Sequence[Attack], defence: str) -> dict[str, An
     grouped = groups([run for run in found if run.defence == defence])
     titles = dict(zip(grouped, _titles([key[:3] for key in grouped]), strict=True))
     for key in {key[:2]: key for key in grouped}.values():
-        name, seeds = titles[key].replace("_", "\n"), grouped[key]
+        name, seeds = titles[key].replace("_", "\n").replace("+", "\n+"), grouped[key]
         reconstructed[name] = list(seeds[0].faces[:, None])
         marks[name] = seeds[0].hits["main"][people, :1].tolist()
     return {

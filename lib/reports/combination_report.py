@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib import plots, results, statistics
-from lib.defences import canonical, parse, spell
+from lib.defences import parse, spell
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports import sweep
@@ -26,14 +26,13 @@ ROLES = ("NoDef", "first", "second", "pair")
 
 
 def pairs(book: Workbook) -> dict[str, tuple[str, str]]:
-    """Every listed pair and the two defences it is made of.
+    """Every listed pair, of strengths as the rule tunes them, and the two defences it is made of.
 
     Raises:
         UserError: a composition of another number of defences.
     """
     found = {}
-    for written in book.study.combined:
-        text = canonical(written, book.setup.defences)
+    for text in sweep.tuned_in(book, book.study.combined):
         terms = [spell([term]) for term in parse(text)]
         if len(terms) != 2:
             raise UserError(

@@ -78,12 +78,35 @@ def page(*texts: str) -> str:
     parts = [f"### {'; '.join(map(label, texts))}"]
     for term in registry.parse(texts[0]):
         kind = registry.defence_class(term.name)
-        about = inspect.cleandoc(kind.__doc__ or "")
-        about = re.split(r"\n\n(?:Args|Raises):", about)[0]
         paragraphs = (inspect.getmodule(kind).__doc__ or "").split("\n\n")
         source = [paragraph.strip() for paragraph in paragraphs if paragraph.startswith("Source")]
-        parts.append(_markdown("\n\n".join([about, *_glossary(kind, term.name), *source])))
+        parts.append(_markdown("\n\n".join([*_about(kind), *_glossary(kind, term.name), *source])))
     return "\n\n".join(parts)
+
+
+def _about(kind: type[Defence]) -> list[str]:
+    """What a defence says of itself, and what it extends, unless that is a mere base; and their options, as a list."""
+    said, options = [], {}
+    taken, bases = inspect.signature(kind).parameters, [b for b in kind.__mro__ if issubclass(b, Defence)]
+    for base in (base for base in bases if base is not Defence and base.__doc__):
+        text, *blocks = re.split(r"\n\n(?=Args:|Raises:)", inspect.cleandoc(base.__doc__))
+        if not text.startswith("Base"):
+            said.append(text)
+        for names, about in _options(
+            "\n\n".join(block for block in blocks if block.startswith("Args:"))
+        ).items():
+            elsewhere = about.startswith("see ") and any(b.__name__ in about for b in bases)  # told there
+            if not elsewhere and any(name in taken for name in names.split(", ")):
+                options.setdefault(names, about)
+    listed = [f"- ``{names}``: {about}" for names, about in options.items()]
+    return [*said, *(["*Options.*\n\n" + "\n".join(listed)] if listed else [])]
+
+
+def _options(block: str) -> dict[str, str]:
+    """Names, such as ``steps, step``, to what the ``Args`` of a docstring say of them."""
+    entries = re.findall(r"^    (?! )(.+?(?:\n {8}.*)*)$", block, flags=re.MULTILINE)
+    joined = (" ".join(entry.split()) for entry in entries)
+    return dict(entry.split(": ", 1) for entry in joined if ": " in entry)
 
 
 def _glossary(kind: type[Defence], name: str) -> list[str]:

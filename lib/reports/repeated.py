@@ -1,6 +1,7 @@
 """Notebook 11, over training seeds: whether what a tuned defence takes outlasts chance in training, under every prior.
 
-Models of ``repeated`` and NoDef are trained under all ``repeated_seeds`` and meet every attack of ``repeated_attacks``.
+Models of ``repeated``, as the rule tunes them (:func:`lib.reports.sweep.tuned_in`), and NoDef are trained under all
+``repeated_seeds`` and meet every attack of ``repeated_attacks``.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _groups(book: Workbook) -> dict[str, tuple[dict[str, Attack], list[int]]]:
     study = book.study
     if not study.repeated:
         return {}
-    models = list(dict.fromkeys(["none", *study.repeated]))
+    models = list(dict.fromkeys(["none", *sweep.tuned_in(book, study.repeated)]))
     found = {}
     for by, line in tuned.by_line(study.repeated_attacks or [study.swept]).items():
         runs = book.listed_attacks([line], models, book.attack_seeds[:1])

@@ -15,20 +15,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib import plots, results, statistics
-from lib.defences import canonical, registry
+from lib.defences import canonical, parse, registry, spell
 from lib.errors import UserError
 from lib.plots import label
 from lib.reports.made import made
 from lib.reports.tables import percent, quantity
 from lib.reports.tradeoff_report import ALLOWED_LOSS
-from lib.reports.workbook import Workbook
+from lib.reports.workbook import WEAKER, Workbook
 from lib.stages import measures, records, success
 from lib.stages.inversion import Attack
 from lib.statistics import Interval, Points
 
 TOLERANCE = 0.02  # of validation accuracy
 COLUMNS = ["family", "strength", "defence", "validation", "natural", "attack", "moved", "acted"]
-WEAKER = "NoDef, weaker"  # the family that makes NoDef's own frontier
 
 
 def families(book: Workbook) -> dict[str, list[str]]:
@@ -60,7 +59,8 @@ def untried(book: Workbook, table: pd.DataFrame) -> str:
 def unchosen(book: Workbook, table: pd.DataFrame) -> str:
     """The models of the ``table`` that the study looks at further, over training seeds, under other attacks and in
     pairs, and that the rule did not choose; empty if there is none."""
-    looked_at = [canonical(n, book.setup.defences) for n in (*book.study.repeated, *book.study.met_defences)]
+    fixed = (canonical(name, book.setup.defences) for name in book.study.met_defences)
+    looked_at = [*tuned_in(book, book.study.repeated), *fixed]
     chosen = set(table.loc[table["chosen"], "defence"])
     others = [label(n) for n in dict.fromkeys(looked_at) if n in set(table["defence"]) - chosen]
     return f"Looked at further, but not chosen by the rule so far: {', '.join(others)}." if others else ""
@@ -172,6 +172,19 @@ def picked(book: Workbook) -> list[str]:
     table = pd.DataFrame(listed, columns=COLUMNS[:3])
     table["validation"] = [natural(attack_on(book, name))["validation"].value for name in table["defence"]]
     return table.loc[_chosen(table), "defence"].tolist()
+
+
+def tuned_in(book: Workbook, listed: Sequence[str]) -> list[str]:
+    """The listed defences and compositions. As soon as a family is made whole, the point that the rule chose of it
+    stands in the place of the first of its strengths that is listed, everywhere; further ones stay."""
+    family = {attack_on(book, n).defence: f for f, names in book.study.strengths.items() for n in names}
+    best = {family[name]: name for name in picked(book) if name in family}
+    written = [[spell([term]) for term in parse(canonical(text, book.setup.defences))] for text in listed]
+    first: dict[str, str] = {}
+    for name in (name for parts in written for name in parts if name in family):
+        first.setdefault(family[name], name)
+    tuned = {name: best[f] for f, name in first.items() if f in best}
+    return list(dict.fromkeys("+".join(tuned.get(name, name) for name in parts) for parts in written))
 
 
 def follows_the_rule(table: pd.DataFrame) -> bool:

@@ -21,6 +21,9 @@ from lib.stages.inversion import Attack
 from lib.stages.progress import in_kernel
 from lib.stages.whole import check_setup
 
+WEAKER = "NoDef, weaker"  # the family that makes NoDef's own frontier
+GIVEN = "given"  # the family of what a run looks at and the study does not
+
 
 @dataclass(frozen=True)
 class Workbook:
@@ -302,8 +305,9 @@ def open_workbook(
     training_seeds: Sequence[int] = (),
     attack_seeds: Sequence[int] = (),
 ) -> Workbook:
-    """The run that a notebook's parameters describe; empty lists mean what the setup's study says. In a notebook that
-    is not to train anything, of a study that is made step by step, it is ``partial``.
+    """The run that a notebook's parameters describe; empty lists mean what the setup's study says. Given defences are
+    looked at whether the study lists them or not, and no others but NoDef, which all are compared with. In a notebook
+    that is not to train anything, of a study that is made step by step, it is ``partial``.
 
     Raises:
         UserError: unknown setup or defence, a setup that is not whole, something to train with a given network, or a
@@ -319,6 +323,8 @@ def open_workbook(
     chosen = tuple(canonical(text, world.defences) for text in (defences or study.defences))
     for text in chosen:
         build(text, world.defences)
+    if defences and not world.is_external:
+        study = _focused(study, [text for text in chosen if text != "none"], world)
     seeds = tuple(training_seeds or study.training_seeds), tuple(attack_seeds or study.attack_seeds)
     for seed in (*seeds[0], *seeds[1]):
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -330,6 +336,30 @@ def open_workbook(
         )
     partial = study.stepwise and in_kernel() and os.environ.get("MIDRE_TRAIN") != "1"
     return Workbook(world, study, chosen, *seeds, partial)
+
+
+def _focused(study: Study, given: list[str], world: Setup) -> Study:
+    """The study with its lists of defences cut down to those given, and those that are in no list added; as it is
+    where only NoDef is given."""
+    if not given:
+        return study
+
+    def kept(listed: Sequence[str]) -> list[str]:
+        return [text for text in listed if canonical(text, world.defences) in given]
+
+    families = {name: listed if name == WEAKER else kept(listed) for name, listed in study.strengths.items()}
+    listed = {canonical(text, world.defences) for names in study.strengths.values() for text in names}
+    loose = [text for text in given if text not in listed]
+    return replace(
+        study,
+        pages=given,
+        strengths={name: texts for name, texts in (families | {GIVEN: loose}).items() if texts},
+        combined=[text for text in given if text.count("+") == 1],
+        evaded=given,
+        backdoored=given,
+        repeated=kept(study.repeated),
+        met_defences=kept(study.met_defences),
+    )
 
 
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:

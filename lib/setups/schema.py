@@ -142,8 +142,10 @@ class Study:
         lengths, lengths_attack: training lengths, shortest first, in multiples of the recipe's steps, at which NoDef
             and those models are trained and meet one more attack.
         repeated, repeated_seeds, repeated_attacks: defences that NoDef is compared with over several training seeds,
-            and the attacks of every one of them; none listed: ``swept``.
+            and the attacks of every one of them; none listed: ``swept``. The first strength of a family stands for the
+            one that the rule chooses of it.
         combined: pairs of defences of notebook 12, joined with +; NoDef, both parts and the pair meet ``swept``.
+            Strengths as in ``repeated``.
         evaded, backdoored: the models of notebook 13 that other attacks meet; behind those of ``backdoored`` another
             one is trained on poisoned photos.
         curves: the same attacks under smaller budgets, on NoDef only, under the first seed, for budget curves.

@@ -100,7 +100,7 @@ def images_before(attack: Attack) -> int:
     """Public images that pass the target before the attack begins, for all its people together: statistics of its
     features."""
     there, _ = _counts(attack.setup).get("public", (math.inf, 0))
-    return sum(min(count, there) for count in attacks.get(attack.attack).images)
+    return int(attacks.get(attack.attack).images(there))
 
 
 def reconstruction_stage(attack: Attack, target: Stage) -> Stage:

@@ -14,12 +14,15 @@ from tests.bench.world import small_world
 
 PEOPLE = (62, 250, 1000)
 CHUNK = 8
+COMMON = {"candidates": 4, "keep": 2, "steps": 2, "views": 2, "chunk": CHUNK}
 BUDGETS = {
-    "ppa": {"pool": 64, "candidates": 4, "keep": 2, "steps": 2, "views": 2, "chunk": CHUNK},
+    "ppa": {**COMMON, "pool": 64},
+    "mirror_genetic": {**COMMON, "pool": 256, "population": 128},  # starts that would fill memory
+    "brep": {**COMMON, "pool": 5000, "directions": 8},
     # every image of the pool is scored for every person
     "rlb": {
-        **{"pool": 128, "candidates": 8, "keep": 2, "steps": 9, "views": 2, "chunk": CHUNK},
-        **{"hidden": 8, "batch": 8, "buffer": 200},
+        **COMMON,
+        **{"pool": 128, "candidates": 8, "steps": 9, "hidden": 8, "batch": 8, "buffer": 200},
     },
 }
 

@@ -1,4 +1,5 @@
-"""Ingredients of adaptive attacks on erasing, one per file; each goes with any white-box attack.
+"""Ingredients of adaptive attacks on erasing, one per file; each goes with any white-box attack (``re_students`` with
+those that have students).
 
 A module with ``parse`` is an ingredient: ``parse("eot16")`` gives an :class:`Ingredient` or None. Names of
 attacks append them: ``ppa+eot16+feature_shift``.

@@ -2,13 +2,15 @@
 
 A network trained on erased images never saw a whole one. An image is therefore shown to it K times, each time
 with another part erased as in training, and its logits are averaged: every part must then look like the person,
-whatever else is hidden. The average replaces the logits in search, optimisation and selection alike. Where many views
-are computed again in the backward pass to save memory, that is the price of the machine and no pass of the attack's.
+whatever else is hidden. The average replaces the logits in search, optimisation and selection alike, those of LOMMA's
+students under the same views. Where many views are computed again in the backward pass to save memory, that is the
+price of the machine and no pass of the attack's.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +50,8 @@ class ErasedViews(Adapted):
     same ones and a reconstruction does not depend on which others share its batch.
     """
 
+    shows_views = True
+
     def __init__(self, inner: nn.Module, law: ErasingLaw, *, masks: int, seed: int) -> None:
         super().__init__(inner)
         self.law, self.masks, self.seed = law, masks, seed
@@ -57,24 +61,32 @@ class ErasedViews(Adapted):
     def restart(self) -> None:
         super().restart()
         self._stream = generator(self.seed, "attack", "erasing")
+        self._views: list[View] = []  # of the last pass
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        views = [
+        self._views = [
             draw_view(self.law, (1, *images.shape[1:]), generator=self._stream, device=images.device)
             for _ in range(self.masks)
         ]
-        together = max(1, ROOM // len(images))
+        features, logits = self._mean(self.inner.both, images)
+        return features, logits
+
+    def also(self, network: nn.Module, images: Tensor) -> Tensor:
+        (logits,) = self._mean(lambda seen: (network(seen),), images)
+        return logits
+
+    def _mean(self, ask: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor) -> tuple[Tensor, ...]:
+        """Of what a network is asked, over the views of the last pass."""
+
+        def summed(images: Tensor, views: list[View]) -> tuple[Tensor, ...]:
+            seen = ask(torch.cat([view(images) for view in views]))
+            return tuple(part.float().unflatten(0, (len(views), -1)).sum(0) for part in seen)
+
+        views, together = self._views, max(1, ROOM // len(images))
         again = len(views) > together and torch.is_grad_enabled() and images.requires_grad
-        features = logits = 0.0
+        sums: tuple[Tensor, ...] = ()
         for start in range(0, len(views), together):
             part = views[start : start + together]
-            seen = (
-                checkpoint(self._sum, images, part, use_reentrant=False) if again else self._sum(images, part)
-            )
-            features, logits = features + seen[0], logits + seen[1]
-        return features / self.masks, logits / self.masks
-
-    def _sum(self, images: Tensor, views: list[View]) -> tuple[Tensor, Tensor]:
-        seen = self.inner.both(torch.cat([view(images) for view in views]))
-        features, logits = (part.float().unflatten(0, (len(views), -1)).sum(0) for part in seen)
-        return features, logits
+            seen = checkpoint(summed, images, part, use_reentrant=False) if again else summed(images, part)
+            sums = tuple(a + b for a, b in zip(sums, seen, strict=True)) if sums else seen
+        return tuple(total / len(views) for total in sums)

@@ -70,6 +70,15 @@ class Adapted(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         return self.both(images)[0]
 
+    @property
+    def shows_views(self) -> bool:
+        """Whether the target is shown erased views of each image, so that its features are theirs."""
+        return isinstance(self.inner, Adapted) and self.inner.shows_views
+
+    def also(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Logits (B, C) of another network (a student), asked as the target was in the pass before."""
+        return self.inner.also(network, images) if isinstance(self.inner, Adapted) else network(images)
+
     def terms(self) -> Tensor | float:
         """What is added to the loss of the images shown since the last call: (B,), or 0."""
         return self.inner.terms() if isinstance(self.inner, Adapted) else 0.0

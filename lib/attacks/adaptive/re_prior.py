@@ -1,4 +1,7 @@
-"""A prior trained on erased public faces: the target never saw whole ones, so neither does the search."""
+"""A prior trained on erased public faces: the target never saw whole ones, so neither does the search.
+
+Whoever runs the attack passes that prior (:func:`lib.stages.priors.load` with a law): its weights do not tell.
+"""
 
 from __future__ import annotations
 

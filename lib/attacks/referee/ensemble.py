@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,13 @@ from lib import attacks
 from lib.attacks.access import Access
 from lib.attacks.adaptive import Adapted
 from lib.attacks.interface import Budget, Reconstructions, check_labels, device_of
-from lib.attacks.knowledge import NOTHING, Knowledge
 from lib.attacks.losses import cross_entropy
 from lib.attacks.selection import rank
 from lib.errors import UserError
 from lib.runtime import frozen, seed_for
 
 if TYPE_CHECKING:
+    from lib.attacks.knowledge import Knowledge
     from lib.priors import Prior
 
 VIEWS = 30
@@ -179,24 +179,23 @@ def plain_confidence(target: nn.Module, images: Tensor, labels: Tensor, *, seed:
 
 def run_members(
     target: nn.Module,
-    priors: Mapping[str, Prior],
     labels: Sequence[int] | Tensor,
     members: Mapping[Member, Mapping[str, Any]],
     *,
-    knowledge: Knowledge = NOTHING,
+    materials: Callable[[Member], tuple[Prior, Knowledge]],
 ) -> dict[Member, Entry]:
     """Run every member with the constants of its budget; black-box attacks make their own oracle.
 
+    Args:
+        materials: what a member searches and knows, each its own: ``re_prior`` and ``re_students`` are made of other
+            photos, which no network tells by itself.
+
     Raises:
-        UserError: a prior that is not given, and what the attacks raise.
+        UserError: what the attacks raise.
     """
     entries = {}
     for member, constants in members.items():
-        if member.prior not in priors:
-            raise UserError(
-                f"referee: expected a prior {member.prior!r} for {member.attack}, got {', '.join(priors)}; pass it"
-            )
-        method, prior = attacks.get(member.attack), priors[member.prior]
+        method, (prior, knowledge) = attacks.get(member.attack), materials(member)
         budget = method.budget(**constants)
         made = method.invert(target, prior, labels, budget=budget, seed=member.seed, knowledge=knowledge)
         entries[member] = Entry.of(made, prior, budget)
