@@ -18,7 +18,7 @@ ATTACKS = "reconstruction_stage in lib/stages/inversion.py"
 DEFENCES = {
     "advtrain": "096cf01853d50fca",
     "atat": "a2c2e216b081a2a1",
-    "bido_coco": "e6dc5b9f274e4c75",
+    "bido_coco": "ce1a6dcc45185d18",
     "bido_hsic": "e6dc5b9f274e4c75",
     "crop": "4eae4c6938feebb5",
     "cutout": "34726a875501f371",
