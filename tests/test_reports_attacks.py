@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,14 @@ from lib.attacks.ppa import PpaBudget
 from lib.attacks.referee import Entry, combine
 from lib.erasing import ErasingLaw
 from lib.errors import UserError
-from lib.reports import adaptive_report, attack_growth, attack_report, referee_checks, referee_report
+from lib.reports import (
+    adaptive_report,
+    attack_growth,
+    attack_memory,
+    attack_report,
+    referee_checks,
+    referee_report,
+)
 from lib.reports.workbook import Workbook, open_workbook
 from lib.run import settle
 from lib.run.plan import plan
@@ -196,11 +204,15 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     assert set(read.sort_index().loc["ppa", "constants"]) == {"from a grid"} and "by hand" in set(
         read["constants"]
     )
-    costs = attack_report.costs(table, {("ppa", "eigenfaces", "headline"): 1234.5})
-    assert set(costs.sort_index().loc["ppa", "peak MB"]) == {"1,234", ""} or set(costs["peak MB"]) == {
-        "1,234"
-    }
-    assert {"passes per person", "seconds per person", "people at once"} <= set(costs)
+    measured = attack_memory.measure(book, found)
+    assert set(measured) == {(run.attack, run.prior, run.budget) for run in found}
+    if sys.platform == "linux":
+        assert all(0 <= mb < 500 for mb in measured.values())
+    known = {run: 1234.4 if run[0] == "ppa" else mb for run, mb in measured.items()}
+    costs = attack_report.costs(table, known).sort_index()
+    assert set(costs.loc["ppa", "peak MB"]) == {"1,234"} and set(costs["people at once"]) <= {1, 2, 3}
+    assert set(attack_report.costs(table, {})["peak MB"]) == {""}, "where the system does not tell"
+    assert {"passes per person", "seconds per person"} <= set(costs)
     sheet = attack_report.sheet(book, found, "none")
     assert len(sheet["reconstructed"]) == 3 and all(len(rows) == 3 for rows in sheet["marks"].values())
     assert "Too small to conclude" in attack_report.what_we_saw(book, table)
@@ -315,6 +327,11 @@ def test_adaptive_attacks_are_compared_with_the_plain_one(book: Workbook) -> Non
     plain, eot = table.loc[("ppa", "none")], table.loc[("ppa+eot2", "none")]
     assert plain["same_steps"] is None and plain["masks"] == 0 and eot["masks"] == 2
     assert eot["passes"] == 2 * plain["passes"] and adaptive_report.views_counted(table.reset_index())
+    alike = adaptive_report.alike(found, "none")
+    assert {run.budget for run in alike} == {"quick"} and {run.defence for run in alike} == {"none"}
+    assert {"ppa", "ppa+eot2"} <= {run.attack for run in alike} and "ppa+eot3" not in {
+        r.attack for r in alike
+    }
     few = table.loc[("ppa+eot3", "none")]
     assert few["main"].n == few["same_steps"].difference.n == 2, "the people that both attack"
     (some,) = (run for run in found if run.people and run.defence == "none")

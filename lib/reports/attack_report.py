@@ -90,7 +90,7 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
     rate, ``gain`` of the main evaluator over what it began with, ``protection`` (its AttAcc on NoDef minus that on
     the model, paired by person, over the attack seeds that are ``shared``; None on NoDef), ``passes`` through the
     target and images through ``others`` (the prior, its critic, students) and ``seconds`` per person (on the machine
-    that made them), the number of attack ``seeds`` and the ``run`` under the first."""
+    that made them), the number of ``people``, that of attack ``seeds`` and the ``run`` under the first."""
     rows, grouped = [], groups(found)
     for (attack, prior, budget, defence), seeds in grouped.items():
         cost, undefended = seeds[0].cost, grouped.get((attack, prior, budget, "none"))
@@ -112,6 +112,7 @@ def comparison(found: Sequence[Attack]) -> pd.DataFrame:
                 "passes": success.passes(seeds),
                 "others": sum(cost.get(network, 0.0) for network in OTHERS),
                 "seconds": cost["seconds"],
+                "people": len(seeds[0].people),
                 "seeds": len(seeds),
                 "run": seeds[0].attack,
             }
@@ -166,7 +167,10 @@ def costs(table: pd.DataFrame, memory: Mapping[Settled, float | None]) -> pd.Dat
             "images through other networks": [f"{value:,.0f}" for value in table["others"]],
             "seconds per person": [f"{value:.1f}" for value in table["seconds"]],
             "peak MB": ["" if (mb := memory.get(run)) is None else f"{mb:,.0f}" for run in _named(table)],
-            "people at once": [attacks.get(run.attack).budget(**run.values).chunk for run in table["run"]],
+            "people at once": [
+                min(attacks.get(row.attack).budget(**row.run.values).chunk, row.people)
+                for row in table.itertuples()
+            ],
         }
     )
     return rows.set_index(["attack", "prior", "model"])

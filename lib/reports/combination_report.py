@@ -75,9 +75,11 @@ def measure(book: Workbook) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["pair", "role", "defence", "steps", "natural", *JUDGES])
 
 
-def one_length(table: pd.DataFrame) -> bool:
-    """Whether the four models of every pair were trained equally long."""
-    return bool((table.groupby("pair")["steps"].nunique() == 1).all())
+def other_lengths(table: pd.DataFrame) -> list[str]:
+    """The models that were trained longer or shorter than the pair that they are compared with, with their steps."""
+    pairs = table[table["role"] == "pair"].set_index("pair")["steps"]
+    other = table[table["steps"] != table["pair"].map(pairs)].drop_duplicates("defence")
+    return [f"{label(row.defence)} ({row.steps} steps)" for row in other.itertuples()]
 
 
 def interactions(book: Workbook) -> pd.DataFrame:
@@ -198,11 +200,12 @@ def figure(book: Workbook, table: pd.DataFrame) -> Axes:
 
 
 def caption(book: Workbook, table: pd.DataFrame) -> str:
-    """What the figure is of."""
-    models = table["defence"].nunique()
+    """What the figure is of, and whether all its models were trained equally long."""
+    models, uneven = table["defence"].nunique(), other_lengths(table)
+    length = f"Not trained equally long: {'; '.join(uneven)}" if uneven else "All were trained equally long"
     return (
         f"Preset {book.setup.name}: {models} models of one training seed, attacked by {book.study.swept}; 95 % "
-        f"intervals over people. First and second part: in the order of the pair's name."
+        f"intervals over people. First and second part: in the order of the pair's name. {length}."
     )
 
 
