@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -206,8 +205,7 @@ def test_attacks_side_by_side(book: Workbook) -> None:
     )
     measured = attack_memory.measure(book, found)
     assert set(measured) == {(run.attack, run.prior, run.budget) for run in found}
-    if sys.platform == "linux":
-        assert all(0 <= mb < 500 for mb in measured.values())
+    assert all(mb is None or 0 <= mb < 500 for mb in measured.values()), "None: the system does not tell"
     known = {run: 1234.4 if run[0] == "ppa" else mb for run, mb in measured.items()}
     costs = attack_report.costs(table, known).sort_index()
     assert set(costs.loc["ppa", "peak MB"]) == {"1,234"} and set(costs["people at once"]) <= {1, 2, 3}
