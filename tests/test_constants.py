@@ -29,9 +29,11 @@ DEFENCES = {
     "mid": "810090915d3af1fc",
     "negls": "894f003efda33c6e",
     "re": "7dd9b2e43330972c",
+    "rolss": "8cc8326438598a17",
+    "ssf": "8cc8326438598a17",
     "tldmi": "56ba00b03c7680e4",
     "trapmid": "9eb57a5ab8017581",
-    "tts": "c1a9f60af5e00a1b",
+    "tts": "dbfe20bb3a883677",
 }
 BUDGETS = {
     "brep": "216002d3a1e3fd7f",

@@ -40,7 +40,7 @@ def test_the_register_has_every_defence_and_how_it_acts(book: Workbook) -> None:
     assert table.loc["none", "acts through"] == "nothing" and table.loc["small", "acts through"] == "plan"
     assert table.loc["negls", "acts through"] == "phase, criterion"
     assert table.loc["re", "written"] == "re(low,high)" and "p 1" in table.loc["re", "constants"]
-    assert table.loc["tts", "constants"] == "warm 0.5", "the setup's value"
+    assert table.loc["tts", "constants"] == "warm 0.5, cut 0", "the setup's value"
 
 
 def test_a_page_says_what_its_file_says() -> None:

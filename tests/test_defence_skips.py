@@ -73,6 +73,27 @@ def test_a_network_without_known_stages_is_refused():
 # --- skips --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["residual", "ir", "resnet"])
+@pytest.mark.parametrize(("cut", "blocks"), [(0.2, 1), (1.0, None)])
+def test_the_released_networks_cut_skips_before_the_last_stage_too(name, cut, blocks):
+    """Of two blocks one, as in the released ResNet-18."""
+    cuts = network(name, f"ssf(1,cut={cut})").eval()
+    before = stages_of(cuts).stages[-2]
+    scales = [[b for n, b in block.named_buffers() if n.endswith("skip_scale")] for block in before]
+    scales = [float(found[0]) if found else 1.0 for found in scales]
+    count = len(before) if blocks is None else blocks
+    assert scales == [1.0] * (len(before) - count) + [0.0] * count
+    assert not torch.equal(network(name).eval()(IMAGES), cuts(IMAGES))
+    stored = {"spec": cuts.spec, "num_classes": 3, "image_size": 32, "defence": f"ssf(1,cut={cut})"}
+    again = restore(cuts.state_dict(), stored)
+    assert torch.equal(again.eval()(IMAGES), cuts(IMAGES))
+
+
+def test_a_dense_network_has_no_such_blocks():
+    with pytest.raises(UserError, match="cut=0.2: expected a residual network .*got DenseNet"):
+        network("densenet", "rolss(cut=0.2)")
+
+
 @pytest.mark.parametrize("name", WITH_SKIPS)
 @pytest.mark.parametrize("training", [True, False])
 def test_k_one_is_the_stock_network_bit_for_bit(name, training):

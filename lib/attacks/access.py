@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.attacks.interface import device_of
-from lib.memory import Peak
-from lib.runtime import autocast, digest
+from lib.runtime import Peak, autocast, digest
 
 if TYPE_CHECKING:
     from lib.priors import Prior

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from lib.attacks.access import Access
 from lib.attacks.interface import Budget, device_of
 from lib.errors import UserError
-from lib.memory import Peak
-from lib.runtime import digest, frozen
+from lib.runtime import Peak, digest, frozen
 
 if TYPE_CHECKING:
     from lib.priors import Prior

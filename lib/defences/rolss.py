@@ -17,5 +17,5 @@ class NoLastSkips(SkipScale):
         UserError: when it meets a network without skips.
     """
 
-    def __init__(self) -> None:
-        super().__init__(0.0)
+    def __init__(self, *, cut: float) -> None:
+        super().__init__(0.0, cut=cut)

@@ -14,8 +14,7 @@ class ScaledSkips(SkipScale):
 
     In a dense block, after each layer the previous map keeps its first round(k channels) channels. Published:
     0.2 for residual networks, 0.01 for dense ones. The paper's page calls k learnable, its code holds it constant
-    and so do we. The code also cuts skips of the last fifth of the third stage, in all its networks, which the
-    paper does not mention: not here.
+    and so do we.
 
     Args:
         k: in [0, 1]; 1 is the stock network, bit for bit.
@@ -24,5 +23,5 @@ class ScaledSkips(SkipScale):
         UserError: for values out of range; when it meets a network without skips.
     """
 
-    def __init__(self, k: float) -> None:
-        super().__init__(number("ssf k", k, 0, 1, usage="ssf(0.2)"))
+    def __init__(self, k: float, *, cut: float) -> None:
+        super().__init__(number("ssf k", k, 0, 1, usage="ssf(0.2)"), cut=cut)

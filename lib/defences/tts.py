@@ -23,9 +23,9 @@ class TwoStageTraining(SkipScale):
         UserError: for values out of range; when it meets a network without skips.
     """
 
-    def __init__(self, *, warm: float) -> None:
+    def __init__(self, *, warm: float, cut: float) -> None:
         self.warm = number("tts warm", warm, 0, 1, usage="tts(warm=0.05)", ends="()")
-        super().__init__(1.0)
+        super().__init__(1.0, cut=cut)
 
     def phase(self, epoch: int, epochs: int) -> None:
         self.set(1.0 if epoch < max(1, round(self.warm * epochs)) else 0.0)

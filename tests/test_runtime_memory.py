@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.memory import RESET, Peak
+from lib.runtime import RESET, Peak
 
 CPU = torch.device("cpu")
 MEGABYTES = 64
@@ -28,6 +28,6 @@ def test_the_peak_is_of_the_work_alone_though_it_was_given_back_and_done_before(
 
 
 def test_where_the_system_does_not_tell_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.memory.RESET", RESET.with_name("of_another_system") / "no")
+    monkeypatch.setattr("lib.runtime.RESET", RESET.with_name("of_another_system") / "no")
     assert Peak(CPU).megabytes() is None
     assert Peak(torch.device("mps")).megabytes() is None
