@@ -124,3 +124,15 @@ def test_strengths_out_of_range_are_one_clear_error(text):
 def test_two_losses_are_refused_with_the_reason():
     with pytest.raises(UserError, match=r"ls\(0.1\) and negls\(-0.05\); two losses cannot"):
         build("ls(0.1)+negls(-0.05)")
+
+
+def test_negative_smoothing_acted_if_the_target_logit_came_to_stand_out():
+    (defence,) = build("negls(-0.05)")
+    for alpha, first, last, acted in (
+        (-0.05, 1.0, 5.0, True),
+        (-0.05, 5.0, 4.0, False),  # collapsed
+        (0.0, 1.0, 5.0, False),  # a schedule that never came to it
+    ):
+        rows = [{"alpha": -0.0, "margin": first}, {"alpha": alpha, "margin": last}]
+        assert defence.acted(rows) is acted
+    assert build("ls(0.1)")[0].acted([{"alpha": 0.1, "margin": 5.0}, {"alpha": 0.1, "margin": 4.0}])
