@@ -153,7 +153,7 @@ def test_the_benchmark_prints_and_saves_its_numbers(
     speed = rows[rows["part"] == "speed"]
     assert speed["name"].nunique() == len(MEASURES) + 3 and speed["value"].notna().all()
     peaks = rows[rows["quantity"] == "peak_megabytes"]
-    assert peaks["name"].tolist() == [f"{name}, {n} people" for name in ("ppa", "rlb") for n in (2, 3)]
+    assert peaks["name"].tolist() == [f"{name}, {n} people" for name in memory.BUDGETS for n in (2, 3)]
     assert (peaks["value"] > 0).all()
     printed = capsys.readouterr().out
     assert "+ frozen networks" in printed and "Peak memory" in printed
