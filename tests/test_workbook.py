@@ -661,7 +661,16 @@ def test_the_plan_lists_every_stage_once_and_sees_what_is_there(book, measured):
     budget.budget_curve(book)
     book = replace(
         book,
-        study=replace(book.study, compared=[], adaptive=[], referee=[], curves=[], others=[], repeated=[]),
+        study=replace(
+            book.study,
+            compared=[],
+            adaptive=[],
+            referee=[],
+            curves=[],
+            others=[],
+            repeated=[],
+            chosen_attacks=[],
+        ),
     )  # the toy has few attacks
     steps = plan(book)
     keys = [step.stage.key for step in steps]
