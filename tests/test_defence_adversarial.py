@@ -135,7 +135,7 @@ def test_the_furthest_change_is_of_the_run_and_survives_a_checkpoint():
 
 
 def test_one_learns_to_obey_and_the_other_to_resist():
-    recipe = dataclasses.replace(SMALL, steps=60, batch=36)
+    recipe = dataclasses.replace(SMALL, steps=120, batch=36)
     images, labels = bars().float(torch.arange(36)), bars().labels
     obeyed, curves = {}, {}
     for text in ("none", "atat(0.1,weight=1)", "advtrain(0.1)"):
@@ -145,7 +145,7 @@ def test_one_learns_to_obey_and_the_other_to_resist():
         obeyed[text] = (result.model(moved).argmax(1) == targets).float().mean().item()
         curves[text] = [row.get(f"{text}.success") for row in result.history]
         assert (result.model(images).argmax(1) == labels).float().mean() > 0.9
-    assert obeyed["atat(0.1,weight=1)"] > obeyed["none"] + 0.2, obeyed
+    assert obeyed["atat(0.1,weight=1)"] > obeyed["none"] + 0.3, obeyed
     assert curves["atat(0.1,weight=1)"][-1] > 0.6
     resisting = curves["advtrain(0.1)"]
     assert resisting[0] > 0.5 > 0.3 > resisting[-1], resisting

@@ -12,6 +12,7 @@ from lib import attacks
 from lib.attacks import Budget, Knowledge
 from lib.data import load_world
 from lib.models import build_classifier
+from lib.priors import Prior
 from lib.reports.attack_report import Settled
 from lib.reports.workbook import Workbook
 from lib.runtime import device
@@ -32,18 +33,21 @@ def measure(book: Workbook, runs: Sequence[Attack]) -> dict[Settled, float | Non
     learnt takes no room. Budgets of the same sizes are measured once.
     """
     network = inversion.stand_in(book.setup).eval()
+    faces = {
+        kind: priors.stand_in(book.setup, kind, network) for kind in dict.fromkeys(r.prior for r in runs)
+    }
     found: dict[Settled, float | None] = {}
     known: dict[Any, float | None] = {}
     for run in runs:
         budget = attacks.get(run.attack).budget(**run.values)
         sizes = (run.attack, run.prior, *(getattr(budget, name, None) for name in SIZES))
         if sizes not in known:
-            known[sizes] = _peak(run, budget, network)
+            known[sizes] = _peak(run, budget, network, faces[run.prior])
         found[run.attack, run.prior, run.budget] = known[sizes]
     return found
 
 
-def _peak(run: Attack, budget: Budget, network: torch.nn.Module) -> float | None:
+def _peak(run: Attack, budget: Budget, network: torch.nn.Module, faces: Prior) -> float | None:
     setup, method = run.setup, attacks.get(run.attack)
     own = {name: getattr(budget, name) for name in SIZES if hasattr(budget, name)}
     if hasattr(budget, "pool"):
@@ -55,7 +59,7 @@ def _peak(run: Attack, budget: Budget, network: torch.nn.Module) -> float | None
     )
     found = method.invert(
         network,
-        priors.stand_in(setup, run.prior, network),
+        faces,
         range(min(budget.chunk, network.num_classes)),
         budget=replace(budget.short(), **own),
         seed=0,

@@ -89,12 +89,11 @@ def _about(kind: type[Defence]) -> list[str]:
     said, options = [], {}
     taken, bases = inspect.signature(kind).parameters, [b for b in kind.__mro__ if issubclass(b, Defence)]
     for base in (base for base in bases if base is not Defence and base.__doc__):
-        text, *blocks = re.split(r"\n\n(?=Args:|Raises:)", inspect.cleandoc(base.__doc__))
+        text, _, block = inspect.cleandoc(base.__doc__).partition("\n\nArgs:")
+        text = text.partition("\n\nRaises:")[0]
         if not text.startswith("Base"):
             said.append(text)
-        for names, about in _options(
-            "\n\n".join(block for block in blocks if block.startswith("Args:"))
-        ).items():
+        for names, about in _options(block).items():
             elsewhere = about.startswith("see ") and any(b.__name__ in about for b in bases)  # told there
             if not elsewhere and any(name in taken for name in names.split(", ")):
                 options.setdefault(names, about)
@@ -103,7 +102,7 @@ def _about(kind: type[Defence]) -> list[str]:
 
 
 def _options(block: str) -> dict[str, str]:
-    """Names, such as ``steps, step``, to what the ``Args`` of a docstring say of them."""
+    """Names, such as ``steps, step``, to what the ``Args`` of a docstring say of them (and errors to theirs)."""
     entries = re.findall(r"^    (?! )(.+?(?:\n {8}.*)*)$", block, flags=re.MULTILINE)
     joined = (" ".join(entry.split()) for entry in entries)
     return dict(entry.split(": ", 1) for entry in joined if ": " in entry)

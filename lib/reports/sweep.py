@@ -170,7 +170,8 @@ def picked(book: Workbook) -> list[str]:
     if len(listed) == 1 or not there("none"):
         return []
     table = pd.DataFrame(listed, columns=COLUMNS[:3])
-    table["validation"] = [natural(attack_on(book, name))["validation"].value for name in table["defence"]]
+    answers = (records.answers_of(attack_on(book, name)) for name in table["defence"])
+    table["validation"] = [known.right["validation"].double().mean().item() for known in answers]
     return table.loc[_chosen(table), "defence"].tolist()
 
 
