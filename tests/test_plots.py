@@ -326,23 +326,27 @@ def test_costs_stand_at_their_true_places():
     assert ax.get_xlim()[0] < 200 and ax.get_xlim()[1] > 250
 
 
-def test_budget_curves_have_a_line_an_attack():
+def test_budget_curves_have_a_panel_an_attack_and_a_line_a_prior_and_choice_of_constants():
     frame = pd.DataFrame(
         {
-            "attack": ["ppa, eigenfaces", "ppa, eigenfaces", "brep, eigenfaces", "brep, eigenfaces"],
-            "passes": [100.0, 400.0, 50.0, 100.0],
-            "value": [0.5, 0.9, 0.2, 0.3],
-            "low": [0.4, 0.8, 0.1, 0.2],
-            "high": [0.6, 1.0, 0.3, 0.4],
+            "attack": ["ppa, eigenfaces"] * 2 + ["brep, eigenfaces"] * 2 + ["brep, eigenfaces, settled"] * 2,
+            "passes": [100.0, 400.0, 50.0, 100.0, 60.0, 120.0],
+            "value": [0.5, 0.9, 0.2, 0.3, 0.4, 0.5],
+            "low": [0.4, 0.8, 0.1, 0.2, 0.3, 0.4],
+            "high": [0.6, 1.0, 0.3, 0.4, 0.5, 0.6],
         }
     )
-    ax = P.attack_budgets(frame, x_label="passes", y_label="AttAcc", title="t")
-    assert ax.get_xscale() == "log"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
-        "ppa, eigenfaces",
-        "brep, eigenfaces",
+    figure = P.attack_budgets(frame, x_label="passes", y_label="AttAcc", title="t")
+    ppa, brep = figure.axes
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["ppa", "brep"]
+    assert {ax.get_xscale() for ax in figure.axes} == {"log"} and ppa.get_xlim() == brep.get_xlim()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "eigenfaces",
+        "eigenfaces, settled",
     ]
-    assert sorted(ax.lines[0].get_xdata()) == [100.0, 400.0]
+    assert sorted(ppa.lines[0].get_xdata()) == [100.0, 400.0] and len(ppa.containers) == 1
+    first, second = brep.containers
+    assert first.lines[0].get_color() == ppa.containers[0].lines[0].get_color() != second.lines[0].get_color()
 
 
 def test_ratios_have_a_row_a_defence_and_a_line_at_one():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator
@@ -16,13 +17,18 @@ from lib.plots.style import (
     MARKERS,
     Style,
     axes_or_new,
+    grid,
     interval_errors,
+    legend_below,
     legend_right,
     percent_axis,
     set_styles,
     styles,
+    suptitle,
 )
 from lib.plots.training import interval_curves, require
+
+COLUMNS = 3
 
 
 def grouped_intervals(
@@ -134,22 +140,36 @@ def _legend_below(ax: Axes, title: str, left: float, handles: Sequence[Line2D]) 
     legend.set_clip_on(False)  # what is clipped to the axes gets no room in the layout
 
 
-def attack_budgets(frame: pd.DataFrame, *, x_label: str, y_label: str, title: str | None = None) -> Axes:
-    """One curve an attack over what it spent, on a logarithmic axis: columns attack, passes, value, low, high."""
-    looks = set_styles(list(dict.fromkeys(frame["attack"])))
-    ax = interval_curves(
-        frame,
-        x="passes",
-        by="attack",
-        looks=looks,
-        logarithmic_x=True,
-        dodge=False,
-        x_label=x_label,
-        y_label=y_label,
-        title=title,
-    )
-    _spent_axis(ax)
-    return ax
+def attack_budgets(frame: pd.DataFrame, *, x_label: str, y_label: str, title: str | None = None) -> Figure:
+    """What an attack finds against what it spent, on a logarithmic axis: a panel an attack, in it a curve for each
+    of its priors and choices of constants. Columns attack (with what tells its curves apart after a comma), passes,
+    value, low, high."""
+    require(frame, "attack", "passes", "value", "low", "high")
+    parts = frame["attack"].str.partition(", ")
+    frame = frame.assign(method=parts[0], series=parts[2])
+    looks, methods = set_styles(frame["series"]), list(dict.fromkeys(frame["method"]))
+    figure, axes = grid(len(methods), columns=COLUMNS, height=2.7, sharex=True, sharey=True)
+    for i, (ax, method) in enumerate(zip(axes, methods, strict=True)):
+        rows = frame[frame["method"] == method]
+        interval_curves(
+            rows,
+            x="passes",
+            by="series",
+            looks={name: look for name, look in looks.items() if name in set(rows["series"])},
+            logarithmic_x=True,
+            dodge=False,
+            legend=False,
+            x_label=x_label if i + COLUMNS >= len(methods) else " ",
+            y_label=y_label if i % COLUMNS == 0 else "",
+            title=method,
+            ax=ax,
+        )
+        _spent_axis(ax)
+        ax.tick_params(labelbottom=True)  # of every panel: the last row may be shorter
+    axes[0].set_ylim(0, 1.04)
+    legend_below(figure, axes)
+    suptitle(figure, title)
+    return figure
 
 
 def _spent_axis(ax: Axes) -> None:

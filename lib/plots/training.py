@@ -108,6 +108,7 @@ def interval_curves(
     logarithmic_x: bool = False,
     evenly: bool = False,
     dodge: bool = True,
+    legend: bool = True,
     headline: dict[str, float] | None = None,
     looks: dict[str, Style] | None = None,
     title: str | None = None,
@@ -174,6 +175,6 @@ def interval_curves(
     if percent:
         percent_axis(ax)
     ax.set(xlabel=x_label or x.replace("_", " "), ylabel=y_label, title=title or "")
-    if len(looks) > 1:
+    if legend and len(looks) > 1:
         legend_right(ax)
     return ax
