@@ -14,7 +14,7 @@ from conftest import TINY
 
 from lib import defences
 from lib.plots import label
-from lib.reports import defence_report
+from lib.reports import defence_costs, defence_pages, defence_report
 from lib.reports.workbook import Workbook
 from lib.setups import Study, load_setup
 
@@ -35,7 +35,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbook:
 
 
 def test_the_register_has_every_defence_and_how_it_acts(book: Workbook) -> None:
-    table = defence_report.register(book.setup)
+    table = defence_pages.register(book.setup)
     assert list(table.index) == defences.names()
     assert table.loc["none", "acts through"] == "nothing" and table.loc["small", "acts through"] == "plan"
     assert table.loc["negls", "acts through"] == "phase, criterion"
@@ -44,7 +44,7 @@ def test_the_register_has_every_defence_and_how_it_acts(book: Workbook) -> None:
 
 
 def test_a_page_says_what_its_file_says() -> None:
-    text = defence_report.page("re(0.1,0.4)+negls(-0.05)")
+    text = defence_pages.page("re(0.1,0.4)+negls(-0.05)")
     assert text.startswith("### RE [.1, .4] + NegLS -.05")
     assert "Source: Struppek" in text and "no lower bound" in text
     assert "Args" not in text and "Raises" not in text and "Base" not in text
@@ -53,16 +53,16 @@ def test_a_page_says_what_its_file_says() -> None:
     )
     assert "`re erased area`: mean fraction" in text and "`margin`: mean target-logit margin" in text
     assert "With a curriculum also `re a h`" in text, "what it adds to what its base records"
-    whole = defence_report.page("atat(0.1)")
+    whole = defence_pages.page("atat(0.1)")
     assert whole.endswith("the reverse of adversarial training."), "the paragraph on its source to its end"
     assert "- `steps`: of PGD." in whole and "see `Adversarial`" not in whole, "what its base says"
     for measure in ("hsic", "coco"):
-        both = defence_report.page(f"bido_{measure}(0.05,0.5)")
+        both = defence_pages.page(f"bido_{measure}(0.05,0.5)")
         assert "sum over taps z of lx d(x, z) - ly d(z, y)" in both and both.count("- `lx, ly`: weights") == 1
         assert ("- `epsilon`" in both) == (measure == "hsic")
-    several = defence_report.page("re(0.1,0.4)", "re(0.1,0.8)")
+    several = defence_pages.page("re(0.1,0.4)", "re(0.1,0.8)")
     assert several.startswith("### RE [.1, .4]; RE [.1, .8]\n") and several.count("erase, anew") == 1
-    pages = [defence_report.page(usage) for usage in (*PAGES, "fe(0.5)", "bido_coco(1,50)", "dpsgd(8)")]
+    pages = [defence_pages.page(usage) for usage in (*PAGES, "fe(0.5)", "bido_coco(1,50)", "dpsgd(8)")]
     assert not any(":`" in text or "``" in text for text in pages)
 
 
@@ -107,7 +107,7 @@ def test_every_listed_defence_shows_that_it_acts(book: Workbook) -> None:
 
 
 def test_costs_are_ratios_of_one_run(book: Workbook, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = defence_report.costs(book)
+    found = defence_costs.measure(book)
     assert list(found["defence"]) == ["none", *PAGES]
     first = found.iloc[0]
     assert (first["time"], first["low"], first["high"], first["memory"]) == (1, 1, 1, 1)
@@ -117,11 +117,11 @@ def test_costs_are_ratios_of_one_run(book: Workbook, monkeypatch: pytest.MonkeyP
     dear = found.assign(
         time=np.array([1.0, 1.0, 1.0, 5.0, 1.0]), low=[1, 1, 1, 4, 1], high=[1, 1.2, 1.2, 6, 1.4]
     )
-    said = defence_report.cost_sentence(dear)
+    said = defence_costs.sentence(dear)
     assert "dearest by the median is TTS, 5.0 times" in said
     assert (found["same"] == found["time"]).all(), "none of these is trained in fp32"
     slow = found.assign(same=[1.0, 1.0, 2.5, 1.0, 1.0], same_low=[1.0, 1.0, 2.0, 1.1, 1.0])
-    assert defence_report.cost_sentence(slow).endswith(f"of it: {label(PAGES[1])} (2.5 for 1.0).")
+    assert defence_costs.sentence(slow).endswith(f"of it: {label(PAGES[1])} (2.5 for 1.0).")
     assert "Of 4 defences 2 stay below" in said and " 1 above, 1 cross it" in said
     expected = found.set_index("defence")["expected"]
     assert (expected == 1).all(), "none of these needs other passes"
