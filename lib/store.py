@@ -158,6 +158,7 @@ def get(
     make: Callable[[Checkpoint], tuple[dict[str, Tensor], dict[str, Any]]],
     *,
     seconds: float = 0.0,
+    of: Stage | None = None,
 ) -> Artifact:
     """Load ``stage`` from the cache or the zoo, or make it.
 
@@ -166,12 +167,15 @@ def get(
         seconds: how long making it is expected to take. Above a minute it is only made when
             ``MIDRE_TRAIN=1`` (the batch runner sets it), so that opening a notebook never starts
             hours of training silently.
+        of: what a record is of. It outlives that, and the same attack on another machine ends in slightly other images:
+            a record of other ones than those in the cache is made anew, so that all records of one thing are of the
+            same copy. The metadata say of which, as ``of`` (:func:`content`).
 
     Raises:
         Missing: the stage is not there and would take too long.
         UserError: a file is damaged or holds another stage.
     """
-    found = find(stage)
+    found = _current(stage, of)
     if found is not None:
         return found
     if seconds > 60 and os.environ.get("MIDRE_TRAIN") != "1":
@@ -181,7 +185,7 @@ def get(
         )
     folder = _writable(cache_dir())
     with FileLock(folder / f"{stage.stem}.lock"):
-        found = find(stage)  # another process may have made it while we waited
+        found = _current(stage, of)  # another process may have made it while we waited
         if found is not None:
             return found
         about = {"kind": stage.kind, "label": stage.label}
@@ -189,10 +193,25 @@ def get(
         start = time.monotonic()
         tensors, meta = make(checkpoint)
         meta = {**meta, "seconds": round(time.monotonic() - start, 1)}
+        if of is not None and (copy := content(of)) is not None:
+            meta["of"] = copy
         artifact = put(stage, tensors, meta)
         checkpoint.discard()
     (folder / f"{stage.stem}.lock").unlink(missing_ok=True)
     return artifact
+
+
+def _current(stage: Stage, of: Stage | None) -> Artifact | None:
+    """The stage, unless it is of another copy of ``of`` than the one that is there."""
+    found, copy = find(stage), content(of) if of is not None else None
+    return None if found is not None and copy is not None and found.meta.get("of") != copy else found
+
+
+def content(stage: Stage) -> str | None:
+    """The hash of a stage's file in the cache, None where it has none: copies in the zoo are rounded, so no record was
+    made of them that was not made of the original, too."""
+    path = cache_dir() / f"{stage.stem}.json"
+    return json.loads(path.read_text()).get("sha256") if path.exists() else None
 
 
 def making(stage: Stage) -> str:

@@ -23,6 +23,7 @@ from lib.run import batch, publish
 from lib.run import plan as planning
 from lib.run.__main__ import main
 from lib.stages import inversion, measures, records, success, targets
+from lib.stages.inversion import Attack
 from lib.store import Stage
 
 
@@ -249,6 +250,51 @@ def test_keeping_attacks_nobody_for_a_record_that_is_missing(
     monkeypatch.setattr(inversion, "reconstruct", lambda *_: pytest.fail("attacked anew"))
     batch.keep(book)
     assert not store.exists(measures.measured_stage(run)), "its images are gone"
+
+
+def attacked_again(run: Attack) -> None:
+    """What another machine makes of the same attack: images that differ a little."""
+    source = records.source(run)
+    found = store.find(source)
+    store.put(source, found.tensors | {"latents": found.tensors["latents"] + 0.05}, found.meta)
+    for path in store.cache_dir().glob("judged-*"):
+        path.unlink()
+
+
+def test_records_of_an_attack_are_of_the_same_images(
+    book: Workbook, shelf: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = book.attack("none", budget="quick", attack_seed=9)
+    (first,) = success.measure([run])
+    assert first.of == store.content(records.source(run)) is not None
+    batch.copy_records(book.setup.name)
+    attacked_again(run)
+    assert batch._make(book, [("refereed", run)], print) == []
+    (again,) = success.measure([run])
+    assert again.of == store.content(records.source(run)) != first.of, "made anew"
+    assert store.find(referee_report.stage(run)).meta["of"] == again.of
+    monkeypatch.setenv("MIDRE_CACHE", str(shelf / "elsewhere"))
+    (kept,) = success.measure([run])
+    assert kept.of == again.of, "without the images what is kept counts"
+
+
+def test_the_referee_refuses_records_of_two_runs(
+    book: Workbook, shelf: Path, monkeypatch: pytest.MonkeyPatch
+):
+    runs = referee_report.runs(book)
+    referee_report.verdicts(book)
+    stage = success.stage(runs[0])
+    path = store.cache_dir() / f"{stage.stem}.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps(before | {"meta": before["meta"] | {"of": "another"}}))
+    try:
+        assert referee_report.verdicts(book), "its images are there: made anew"
+        path.write_text(json.dumps(before | {"meta": before["meta"] | {"of": "another"}}))
+        monkeypatch.setattr(store, "content", lambda _: None)
+        with pytest.raises(UserError, match="two runs of it; remove both files"):
+            referee_report.verdicts(book)
+    finally:
+        path.write_text(json.dumps(before))
 
 
 def test_rows_are_packed_exactly():

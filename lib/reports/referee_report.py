@@ -58,8 +58,17 @@ def verdicts(book: Workbook) -> dict[str, Verdict]:
 def evidence(book: Workbook, members: list[Attack]) -> Evidence:
     """What the store knows of one model's ensemble."""
     setup, answers = book.setup, records.answers_of(members[0])
+    records_of = {member(run): _seen(run) for run in members}  # first: a new one renews what the judges said
     found = {member(outcome.attack): outcome for outcome in success.measure(members)}
-    seen = {member: _seen(outcome.attack) for member, outcome in found.items()}
+    for one, outcome in found.items():
+        if outcome.of != records_of[one].meta.get("of"):
+            raise UserError(
+                f"referee: expected records of the same images, but what the target and what the judges say of "
+                f"{one.label} on {label(outcome.attack.defence)} were made of two runs of it; remove both files "
+                f"({stage(outcome.attack).stem}.*, {success.stage(outcome.attack).stem}.*) from the records and run "
+                f"`python -m lib.run batch {setup.name}`"
+            )
+    seen = {one: record.tensors for one, record in records_of.items()}
     main = next(iter(setup.evaluators))
     judged = inversion.judge_photos(setup, targets.judge(setup, main), main)["test"]
     return Evidence(
@@ -85,10 +94,10 @@ def evidence(book: Workbook, members: list[Attack]) -> Evidence:
 
 def confidence(attack: Attack) -> Tensor:
     """(K, m): what the target says of an attack's reconstructions through the referee's views."""
-    return _seen(attack)["confidence"]
+    return _seen(attack).tensors["confidence"]
 
 
-def _seen(attack: Attack) -> dict[str, Tensor]:
+def _seen(attack: Attack) -> store.Artifact:
     """``confidence`` (K, m), and ``looks`` (K, m, 3, s, s) uint8: the reconstructions, small, to see copies by; a
     record."""
 
@@ -99,14 +108,14 @@ def _seen(attack: Attack) -> dict[str, Tensor]:
         looks = adaptive_avg_pool2d(images.flatten(0, 1), LOOKS).mul(255).round().byte()
         return {"confidence": found, "looks": looks.unflatten(0, images.shape[:2])}, {}
 
-    return store.get(stage(attack), make).tensors
+    return store.get(stage(attack), make, of=records.source(attack))
 
 
 def stage(attack: Attack) -> Stage:
     """Of the record."""
-    source = inversion.reconstruction_stage(attack, attack.target_stage())
+    images = records.source(attack)
     params = {"setup": attack.setup.name, "seed": measures.SEED, "views": VIEWS, "looks": LOOKS}
-    return Stage("refereed", f"{source.label}, refereed", params, (source.key,))
+    return Stage("refereed", f"{images.label}, refereed", params, (images.key,))
 
 
 def member(attack: Attack) -> Member:

@@ -112,6 +112,8 @@ def _make(book: Workbook, unit: list[Task], show: Callable[[str], None]) -> list
         label, began = stage(attack).label, time.monotonic()
         try:
             make_it(attack)
+            if kind in OF_IMAGES:
+                renew(attack)
             show(f"{label}: {duration(time.monotonic() - began)}")
         except Exception as error:  # whatever it is, the others go on
             failures.append(f"{label}: failed, {type(error).__name__}: {' '.join(str(error).split())}")
@@ -120,14 +122,23 @@ def _make(book: Workbook, unit: list[Task], show: Callable[[str], None]) -> list
     return failures
 
 
+def renew(attack: Attack) -> None:
+    """Make those records of an attack anew that are of other images than the ones that are there."""
+    for kind in OF_IMAGES:
+        stage, make_it = KINDS[kind]
+        if store.exists(stage(attack)):
+            make_it(attack)  # which else loads it
+
+
 def keep(book: Workbook) -> list[Path]:
     """Measure and record every attack of the study that is made, and copy what is new of it into the committed
     results; the files written. Nothing is trained or attacked, so what is of a training length that is not chosen yet
     is left out."""
     listed = [(kind, attack) for kind, attack in tasks(book) if attack.is_sized]
     for kind, attack in listed:
-        if kind in OF_IMAGES and not store.exists(KINDS[kind][0](attack)) and success.has_images(attack):
+        if kind in OF_IMAGES and success.has_images(attack):
             KINDS[kind][1](attack)
+            renew(attack)
     there = [a for kind, a in listed if kind == "measured" and store.exists(measures.measured_stage(a))]
     book.invert(there)
     book.train_at(list(dict.fromkeys((run.defence, run.training_seed, run.multiple) for run in there)))
@@ -135,13 +146,18 @@ def keep(book: Workbook) -> list[Path]:
 
 
 def copy_records(setup: str) -> list[Path]:
-    """Copy what is new of a setup's records from the cache beside the committed results; the files written."""
-    kept = []
+    """Copy what is new of a setup's records from the cache beside the committed results, and with each the others that
+    are of the same copy of the same images or network (:func:`lib.store.content`); the files written."""
+    groups: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(store.cache_dir().glob("*-*.json")):
-        if path.stem.rpartition("-")[0] in RECORDS and not (store.RECORDS / path.name).exists():
-            if json.loads(path.read_text())["stage"]["params"].get("setup") == setup:
-                kept += [
-                    path.with_suffix(".safetensors"),
-                    path,
-                ]  # the JSON last: without it a stage is not there
+        if path.stem.rpartition("-")[0] in RECORDS:
+            document = json.loads(path.read_text())
+            if document["stage"]["params"].get("setup") == setup:
+                copy = document["stage"]["upstream"][0], document["meta"].get("of", "")
+                groups.setdefault(copy, []).append(path)
+    kept = []
+    for paths in groups.values():
+        if not all((store.RECORDS / path.name).exists() for path in paths):
+            for path in paths:  # the JSON last: without it a stage is not there
+                kept += [path.with_suffix(".safetensors"), path]
     return copy_files((path, store.RECORDS / path.name) for path in kept)

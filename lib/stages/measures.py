@@ -138,7 +138,11 @@ def attack_rows(attack: Attack) -> tuple[list[Row], list[Row], list[Row]]:
 
     Without private photos there are no judges: the rows are the target's own confidence.
     """
-    found = store.get(measured_stage(attack), lambda _: ({"rows": records.pack(_attack_rows(attack))}, {}))
+    found = store.get(
+        measured_stage(attack),
+        lambda _: ({"rows": records.pack(_attack_rows(attack))}, {}),
+        of=records.source(attack),
+    )
     common = attack_common(attack)  # a budget's name and the headline are in no key: they are the caller's
     rows, identities, baselines = (
         [{name: common.get(name, value) for name, value in row.items()} for row in part]

@@ -49,17 +49,22 @@ class Answers:
         return self.training["steps"]
 
 
+def source(attack: Attack) -> Stage:
+    """The images that an attack's records are of."""
+    return inversion.reconstruction_stage(attack, attack.target_stage())
+
+
 def judged_stage(kind: str, attack: Attack, *, version: int = 1) -> Stage:
     """Of a record of what all judges say of an attack."""
-    setup, source = attack.setup, inversion.reconstruction_stage(attack, attack.target_stage())
+    setup, images = attack.setup, source(attack)
     roles = (*setup.evaluators, "verifier") if setup.has_photos else ()
     params = {
         "setup": setup.name,
         "judges": list(setup.evaluators),
         "false_accept_rate": setup.false_accept_rate,
     }
-    upstream = (source.key, *(targets.judge_stage(setup, role).key for role in roles))
-    return Stage(kind, f"{source.label}, {kind}", params, upstream, version=version)
+    upstream = (images.key, *(targets.judge_stage(setup, role).key for role in roles))
+    return Stage(kind, f"{images.label}, {kind}", params, upstream, version=version)
 
 
 def answers_stage(target: Stage) -> Stage:
@@ -70,8 +75,8 @@ def answers_stage(target: Stage) -> Stage:
 
 def answers(setup: Setup, defence: str, seed: int, multiple: float | None = None) -> Answers:
     """Load them, or ask the target (which is trained if need be)."""
-    source = targets.target_stage(setup, defence, seed, multiple or targets.headline(setup, defence))
-    return _answers(setup, source, lambda: targets.target(setup, defence, seed, multiple))
+    network = targets.target_stage(setup, defence, seed, multiple or targets.headline(setup, defence))
+    return _answers(setup, network, lambda: targets.target(setup, defence, seed, multiple))
 
 
 def answers_of(attack: Attack) -> Answers:
@@ -79,7 +84,7 @@ def answers_of(attack: Attack) -> Answers:
     return answers(attack.setup, attack.defence, attack.training_seed, attack.multiple)
 
 
-def _answers(setup: Setup, source: Stage, load: Any) -> Answers:
+def _answers(setup: Setup, network: Stage, load: Any) -> Answers:
     def make(_: store.Checkpoint) -> tuple[dict, dict]:
         trained = load()
         tensors: dict[str, Tensor] = {}
@@ -92,7 +97,7 @@ def _answers(setup: Setup, source: Stage, load: Any) -> Answers:
             tensors[f"{split}.labels"] = seen.labels
         return tensors, {"training": {name: trained.meta[name] for name in TRAINING if name in trained.meta}}
 
-    found = store.get(answers_stage(source), make)
+    found = store.get(answers_stage(network), make, of=network)
     kinds = ("top1", "top5", "log_odds", "labels")
     parts = ({split: found.tensors[f"{split}.{kind}"] for split in SPLITS} for kind in kinds)
     return Answers(*parts, found.meta["training"])

@@ -36,6 +36,7 @@ class Outcome:
         faces: (k, 3, S, S) in [0, 1]: of the :func:`lib.stages.exhibits.shown_people`, the reconstruction that the
             target likes best; none of an attack that leaves some of them out.
         cost: of :class:`lib.attacks.Reconstructions`, per person. history: rows of its optimisation.
+        of: which images these are (:func:`lib.store.content`), where that was kept.
     """
 
     attack: Attack
@@ -45,6 +46,7 @@ class Outcome:
     faces: Tensor
     cost: dict[str, float]
     history: list[dict[str, float]]
+    of: str | None = None
 
     @property
     def passes(self) -> float:
@@ -90,7 +92,7 @@ def has_images(attack: Attack) -> bool:
 
 
 def _outcome(attack: Attack) -> Outcome:
-    found = store.get(stage(attack), lambda _: _record(attack))
+    found = store.get(stage(attack), lambda _: _record(attack), of=records.source(attack))
     parts: dict[str, dict[str, Tensor]] = {"hits": {}, "before": {}}
     for name, tensor in found.tensors.items():
         kind, _, judge = name.partition(".")
@@ -98,7 +100,8 @@ def _outcome(attack: Attack) -> Outcome:
             parts[kind][judge] = tensor
     faces = _unpacked(found.tensors["faces"], attack.setup.image_size)
     people = found.tensors["people"].numpy()
-    return Outcome(attack, *parts.values(), people, faces, found.meta["cost"], found.meta["history"])
+    meta = found.meta
+    return Outcome(attack, *parts.values(), people, faces, meta["cost"], meta["history"], meta.get("of"))
 
 
 def _record(attack: Attack) -> tuple[dict[str, Tensor], dict[str, object]]:
