@@ -167,9 +167,9 @@ def get(
         seconds: how long making it is expected to take. Above a minute it is only made when
             ``MIDRE_TRAIN=1`` (the batch runner sets it), so that opening a notebook never starts
             hours of training silently.
-        of: what a record is of. It outlives that, and the same attack on another machine ends in slightly other images:
-            a record of other ones than those in the cache is made anew, so that all records of one thing are of the
-            same copy. The metadata say of which, as ``of`` (:func:`content`).
+        of: what this is a measurement of. It may outlive that (a record, a file of the zoo), and the same attack on
+            another machine ends in slightly other images: one of another copy than that in the cache is made anew, so
+            that all measurements of one thing agree. The metadata say of which copy, as ``of`` (:func:`content`).
 
     Raises:
         Missing: the stage is not there and would take too long.
@@ -210,8 +210,10 @@ def _current(stage: Stage, of: Stage | None) -> Artifact | None:
 def content(stage: Stage) -> str | None:
     """The hash of a stage's file in the cache, None where it has none: copies in the zoo are rounded, so no record was
     made of them that was not made of the original, too."""
-    path = cache_dir() / f"{stage.stem}.json"
-    return json.loads(path.read_text()).get("sha256") if path.exists() else None
+    try:
+        return json.loads((cache_dir() / f"{stage.stem}.json").read_text()).get("sha256")
+    except (OSError, ValueError):  # not there; or damaged, as whoever loads it is told
+        return None
 
 
 def making(stage: Stage) -> str:

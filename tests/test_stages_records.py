@@ -257,8 +257,6 @@ def attacked_again(run: Attack) -> None:
     source = records.source(run)
     found = store.find(source)
     store.put(source, found.tensors | {"latents": found.tensors["latents"] + 0.05}, found.meta)
-    for path in store.cache_dir().glob("judged-*"):
-        path.unlink()
 
 
 def test_records_of_an_attack_are_of_the_same_images(

@@ -66,6 +66,26 @@ def test_keys_are_the_same_in_every_process_and_release():
     )
 
 
+def test_a_measurement_of_another_copy_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MIDRE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "RECORDS", tmp_path / "records")
+    source, measured = stage(seed=0), Stage("answers", "of it", {"setup": "tiny"}, (stage(seed=0).key,))
+
+    def found(value: float) -> float:
+        return float(store.get(measured, made(value), of=source).tensors["weights"][0])
+
+    store.put(source, *made(1.0)(None))
+    store.put(measured, *made(10.0)(None), folder=store.RECORDS)
+    assert found(11.0) == 11, "nobody knows what the record is of, so it is of no use beside the network"
+    assert found(12.0) == 11, "and that is kept"
+    store.put(source, *made(2.0)(None))
+    assert found(13.0) == 13, "of another copy"
+    (store.cache_dir() / f"{source.stem}.json").write_text("{damaged")
+    assert found(14.0) == 13, "whoever loads the network is told"
+    (store.cache_dir() / f"{source.stem}.json").unlink()
+    assert found(15.0) == 13, "it outlives the network"
+
+
 def test_essentials_leave_keys_alone_when_a_field_with_a_default_is_added():
     from dataclasses import dataclass, field
 

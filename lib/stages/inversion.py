@@ -271,7 +271,7 @@ def judge_reconstructions(attack: Attack) -> dict[str, Judged]:
                     tensors[f"{name}.{role}.logits"] = logits.half()
         return tensors, {}
 
-    tensors = store.get(stage, make).tensors
+    tensors = store.get(stage, make, of=source).tensors
     count = made.latents.shape[1]
     labels = made.labels.repeat_interleave(count)
     return {name: _judged(tensors, name, labels) for name in ("reconstructions", "prior_samples")}
@@ -301,7 +301,7 @@ def judge_photos(setup: Setup, trained: Trained, role: str) -> dict[str, Judged]
             tensors[f"{split}.labels"] = photos.labels
         return tensors, {}
 
-    tensors = store.get(stage, make).tensors
+    tensors = store.get(stage, make, of=trained.stage).tensors
     return {s: _judged(tensors, s, tensors[f"{s}.labels"]) for s in ("train", "validation", "test")}
 
 
