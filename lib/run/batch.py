@@ -138,7 +138,6 @@ def keep(book: Workbook) -> list[Path]:
     for kind, attack in listed:
         if kind in OF_IMAGES and success.has_images(attack):
             KINDS[kind][1](attack)
-            renew(attack)
     there = [a for kind, a in listed if kind == "measured" and store.exists(measures.measured_stage(a))]
     book.invert(there)
     book.train_at(list(dict.fromkeys((run.defence, run.training_seed, run.multiple) for run in there)))
