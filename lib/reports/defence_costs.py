@@ -27,39 +27,48 @@ from lib.training import Defence, train_classifier
 
 CHEAP = 1.3  # times NoDef's training step: what is aimed at
 MARGIN = 1.2  # over the passes: what surrounds them costs time, too
-ROUNDS = 3  # of the measurement of costs, all defences in each
+ROUNDS = 3  # of the measurement of costs, all defences in each; one in a setup that concludes nothing
 STEPS = 3  # of an epoch
-EPOCHS = 2  # the first one warms up, the other is timed
+EPOCHS = 2  # the first one warms up, the other is timed; memory needs no second one
 
 
 def measure(book: Workbook) -> pd.DataFrame:
-    """What a training step takes, as a ratio to NoDef's in the same run: columns ``time`` (median over rounds, in
-    each of which every defence is timed; on a CPU of its own seconds, whatever else runs), ``low, high`` (their
-    range), ``same`` and ``same_low`` (the median and the least as a ratio to NoDef's in the same precision: fp32 for
-    one that is trained in it), ``expected`` (passes, :attr:`Defence.cost`) and ``memory`` (most bytes held at once). On
-    random photos; pre-training is not in it."""
+    """What a training step takes, as a ratio to that of NoDef right before or after it: columns ``time`` (median over
+    rounds, in each of which every defence is timed; on a CPU of its own seconds, whatever else runs), ``low, high``
+    (their range), ``same`` and ``same_low`` (the median and the least as a ratio to NoDef's in the same precision: fp32
+    for one that is trained in it), ``expected`` (passes, :attr:`Defence.cost`) and ``memory`` (most bytes held at
+    once). NoDef's own row is of NoDef beside NoDef: what the machine adds. On random photos; pre-training is not in it.
+    """
     setup = book.setup
     photos = _photos(setup)
     names = list(dict.fromkeys(["none", *book.study.pages]))
     memory = np.array([_peak(setup, name, photos) for name in names])
-    runs = [*((name, []) for name in names), ("none", [_InFp32()])]
-    timed = np.array([[_seconds(setup, name, photos, parts) for name, parts in runs] for _ in range(ROUNDS)])
-    seconds, plain = timed[:, :-1], timed[:, -1:]
-    exact = [any(part.exact for part in registry.build(name, setup.defences)) for name in names]
-    ratios = seconds / seconds[:, :1]
-    same = np.where(exact, seconds / plain, ratios)
+    rounds = ROUNDS if setup.conclusive else 1
+    ratios = [[_beside(setup, name, photos, turn) for name in names] for turn in range(rounds)]
+    own, same = np.moveaxis(np.array(ratios), -1, 0)
     return pd.DataFrame(
         {
             "defence": names,
-            "time": np.median(ratios, 0),
-            "low": ratios.min(0),
-            "high": ratios.max(0),
+            "time": np.median(own, 0),
+            "low": own.min(0),
+            "high": own.max(0),
             "same": np.median(same, 0),
             "same_low": same.min(0),
             "expected": [math.prod(d.cost for d in registry.build(name, setup.defences)) for name in names],
             "memory": memory / memory[0],
         }
     )
+
+
+def _beside(setup: Setup, defence: str, photos: Images, turn: int) -> tuple[float, float]:
+    """A defence's time as a ratio to NoDef's, and to NoDef's in the precision of the defence; NoDef first in even
+    turns, last in odd ones, so that a machine that slows down favours neither."""
+    runs: list[tuple[str, list[Defence]]] = [("none", []), (defence, [])]
+    if any(part.exact for part in registry.build(defence, setup.defences)):
+        runs.append(("none", [_InFp32()]))
+    ways = range(len(runs)) if turn % 2 == 0 else reversed(range(len(runs)))
+    seconds = {way: _seconds(setup, runs[way][0], photos, runs[way][1]) for way in ways}
+    return seconds[1] / seconds[0], seconds[1] / seconds.get(2, seconds[0])
 
 
 def _photos(setup: Setup) -> Images:
@@ -77,7 +86,7 @@ class _InFp32(Defence):
 
 
 def _train(
-    setup: Setup, defence: str, photos: Images, parts: Sequence[Defence] = ()
+    setup: Setup, defence: str, photos: Images, parts: Sequence[Defence] = (), *, epochs: int = EPOCHS
 ) -> list[tuple[int, float]]:
     """Train for a few epochs; the step and the moment at the end of each."""
     clock = time.process_time if device().type == "cpu" else time.perf_counter
@@ -87,7 +96,7 @@ def _train(
             setup.target.network, len(photos.names), setup.image_size, width=planned.width
         ),
         photos,
-        recipe=replace(recipe_of(setup.target, setup.name), steps=EPOCHS * STEPS),
+        recipe=replace(recipe_of(setup.target, setup.name), steps=epochs * STEPS),
         defences=[*registry.build(defence, setup.defences), *parts],
         seed=0,
         device=device(),
@@ -108,12 +117,12 @@ def _peak(setup: Setup, defence: str, photos: Images) -> float:
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
-        _train(setup, defence, photos)
+        _train(setup, defence, photos, epochs=1)
         return float(torch.cuda.max_memory_allocated() - held)
     gc.collect()  # what an earlier training left would be counted as freed
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or every use says so on the page
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        _train(setup, defence, photos)
+        _train(setup, defence, photos, epochs=1)
     # in their order; the public table of events has only what each operation allocated in all
     events = watched.profiler.kineto_results.events()
     return float(np.cumsum([event.nbytes() for event in events if event.name() == "[memory]"]).max())
@@ -137,7 +146,7 @@ def sentence(found: pd.DataFrame) -> str:
     dear = own.loc[own["time"].idxmax()]
     cheap, over = int((own["high"] < CHEAP).sum()), int((own["low"] > CHEAP).sum())
     return (
-        f"Of {len(own)} defences {cheap} stay below {CHEAP} times NoDef's time a step in all {ROUNDS} rounds, {over} "
+        f"Of {len(own)} defences {cheap} stay below {CHEAP} times NoDef's time a step in every round, {over} "
         f"above, {len(own) - cheap - over} cross it; the dearest by the median is {label(dear.defence)}, "
         f"{dear.time:.1f} times [{dear.low:.1f}, {dear.high:.1f}], by its passes {dear.expected:.1f}. "
         f"{_beyond(own)}"

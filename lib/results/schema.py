@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lib.defences.names import parse, spell
@@ -171,17 +172,18 @@ def check(
 ) -> pd.DataFrame:
     """The rows as a typed frame in the kind's column order, or a UserError that names row and column."""
     columns = FORMATS[kind].columns
-    records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else [dict(row) for row in rows]
-    if not records:
+    if not isinstance(rows, pd.DataFrame):
+        rows = [dict(row) for row in rows]
+    if not len(rows):
         raise UserError(f"{kind}: expected at least one row, got none; save after measuring")
-    for number, row in enumerate(records):
+    for number, row in enumerate([rows] if isinstance(rows, pd.DataFrame) else rows):
         if set(row) != set(columns):
             unknown, absent = sorted(set(row) - set(columns)), [c for c in columns if c not in row]
             raise UserError(
                 f"{kind} row {number}: expected exactly the columns {','.join(columns)}; "
                 f"unknown {unknown}, missing {absent}"
             )
-    frame = pd.DataFrame(records, columns=list(columns))
+    frame = pd.DataFrame(rows, columns=list(columns)).reset_index(drop=True)
     for column in columns:
         frame[column] = _column(frame[column], column, kind)
     _check_values(frame, kind, set(allow_missing))
@@ -190,9 +192,7 @@ def check(
 
 def _column(values: pd.Series, column: str, kind: str) -> pd.Series:
     """One column with its type: Int64 (empty allowed where not required), float64 or text."""
-    absent = values.map(
-        lambda v: v is None or v is pd.NA or v == "" or (isinstance(v, float) and math.isnan(v))
-    )
+    absent = values.isna() | values.isin([""])
     if column in _NUMBERS:
         numbers = pd.to_numeric(values.where(~absent, math.nan), errors="coerce").astype("float64")
         _refuse(numbers.isna() & ~absent, values, kind, column, "a number")
@@ -206,10 +206,17 @@ def _column(values: pd.Series, column: str, kind: str) -> pd.Series:
         _refuse(bad, values, kind, column, f"an integer, at least {_INTEGERS[column]}")
         return numbers.astype("Int64")
     text = values.where(~absent, "").map(str).astype(object)
-    _refuse(
-        text.str.contains(r"[\n\r]") | (text != text.str.strip()), values, kind, column, "one line of text"
-    )
+    _refuse(~_each(text, _is_one_line), values, kind, column, "one line of text")
     return text
+
+
+def _each(values: pd.Series, function: Callable[[Any], Any]) -> pd.Series:
+    """A function of every text, asked once for equal ones: of many rows few are different."""
+    return values.map({value: function(value) for value in values.unique()})
+
+
+def _is_one_line(text: str) -> bool:
+    return text == text.strip() and not re.search(r"[\n\r]", text)
 
 
 def _check_values(frame: pd.DataFrame, kind: str, allow_missing: set[str]) -> None:
@@ -220,9 +227,9 @@ def _check_values(frame: pd.DataFrame, kind: str, allow_missing: set[str]) -> No
             named = frame[column] != ""
             words = frame[column]
             if column == "attack":  # ingredients are appended with +, and may have a weight
-                words = words.str.replace(r"\+|(?<=\d)\.(?=\d)", "_", regex=True)
+                words = _each(words, lambda v: re.sub(r"\+|(?<=\d)\.(?=\d)", "_", v))
             _refuse(
-                named & ~words.map(lambda v: bool(_SNAKE.match(v))),
+                named & ~_each(words, lambda v: bool(_SNAKE.match(v))),
                 frame[column],
                 kind,
                 column,
@@ -230,7 +237,7 @@ def _check_values(frame: pd.DataFrame, kind: str, allow_missing: set[str]) -> No
             )
     numbers = [c for c in ("value", "low", "high") if c in frame]
     for column in numbers:
-        missing = ~frame[column].map(math.isfinite) & ~(metric.isin(allow_missing) & frame[column].isna())
+        missing = ~np.isfinite(frame[column]) & ~(metric.isin(allow_missing) & frame[column].isna())
         _refuse(
             missing,
             frame[column],
@@ -238,14 +245,14 @@ def _check_values(frame: pd.DataFrame, kind: str, allow_missing: set[str]) -> No
             column,
             "a finite number (name the metric in allow_missing if undefined)",
         )
-        outside = metric.map(is_fraction) & ((frame[column] < 0) | (frame[column] > 1))
+        outside = _each(metric, is_fraction) & ((frame[column] < 0) | (frame[column] > 1))
         _refuse(outside, frame[column], kind, column, "a fraction in [0, 1]")
     if "low" in frame:
         _refuse(frame["low"] > frame["high"], frame["low"], kind, "low", "low <= high")
     if "x" in frame:
-        _refuse(~frame["x"].map(math.isfinite), frame["x"], kind, "x", "a finite number")
+        _refuse(~np.isfinite(frame["x"]), frame["x"], kind, "x", "a finite number")
     _refuse(
-        ~frame["defence"].map(_is_spelled),
+        ~_each(frame["defence"], _is_spelled),
         frame["defence"],
         kind,
         "defence",
