@@ -17,6 +17,7 @@ from lib import results, statistics
 from lib.errors import UserError
 from lib.plots import strengths as draw
 from lib.reports import combination_report, repeated, sweep, tuned
+from lib.reports.made import made
 from lib.reports.workbook import Workbook
 from lib.run.plan import plan
 from lib.setups import Study, load_setup
@@ -357,6 +358,11 @@ def test_a_partial_page_shows_what_is_made_and_says_what_is_not(
     assert sweep.families(part) == {} and tuned.others(part).empty and tuned.lengths(part).empty
     assert repeated.measure(part).empty and combination_report.pairs(part) == {}
     assert "Not made yet: ppa+eot2 eigenfaces quick on NoDef, RE [.1, .2]." in capsys.readouterr().out
+    runs = book.listed_attacks([LINES[0]], ["none", "re(0.1,0.2)", "negls(-0.05)"], seeds=[0, 1])
+    assert made(part, [run for run in runs if run.attack_seed or run.defence != "negls(-0.05)"]) == []
+    said = capsys.readouterr().out
+    assert f"Not made yet: {LINES[0]}, attack seeds 0 and 1 on NoDef, RE [.1, .2]; " in said
+    assert f"; {LINES[0]}, attack seed 1 on NegLS -.05." in said
 
 
 def test_the_plan_knows_every_point(book: Workbook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

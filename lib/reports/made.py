@@ -46,17 +46,27 @@ def _is(attack: Attack, there: Callable[[Attack], bool]) -> bool:
 
 
 def _named(absent: Sequence[Attack], what: str) -> str:
-    """Attacks in words, the models of each together."""
-    models: dict[str, dict[str, None]] = {}
+    """Attacks in words, the seeds of each and the models that lack the same together."""
+    runs: dict[tuple[str, str], list[Attack]] = {}
     for run in absent:
-        seeds = "".join(
-            f", {kind} seed {seed}"
-            for kind, seed in (("training", run.training_seed), ("attack", run.attack_seed))
-            if seed
-        )
-        doing = what or f"{run.attack} {run.prior} {run.budget}{seeds} on"
-        models.setdefault(doing, {})[label(run.defence)] = None
+        doing = what or f"{run.attack} {run.prior} {run.budget}"
+        runs.setdefault((doing, label(run.defence)), []).append(run)
+    models: dict[str, list[str]] = {}
+    for (doing, name), lacked in runs.items():
+        models.setdefault(doing if what else f"{doing}{_seeds(lacked)} on", []).append(name)
     return "; ".join(
         f"{line} {', '.join(names) if len(names) <= NAMED else f'{len(names)} models'}"
         for line, names in models.items()
     )
+
+
+def _seeds(lacked: Sequence[Attack]) -> str:
+    """Which, unless it is the first alone."""
+    said = ""
+    for kind, found in (
+        ("training", {run.training_seed for run in lacked}),
+        ("attack", {run.attack_seed for run in lacked}),
+    ):
+        if found != {0}:
+            said += f", {kind} seed{'s' * (len(found) > 1)} {' and '.join(map(str, sorted(found)))}"
+    return said
