@@ -121,7 +121,9 @@ def test_costs_are_ratios_of_one_run(book: Workbook) -> None:
         time=np.array([1.0, 1.0, 1.0, 5.0, 1.0]), low=[1, 1, 1, 4, 1], high=[1, 1.2, 1.2, 6, 1.4]
     )
     said = defence_costs.sentence(dear)
-    assert "dearest by the median is TTS, 5.0 times" in said
+    assert "dearest by the median is TTS, 5.0 [4.0, 6.0] times" in said
+    assert defence_costs.shown(dear).iloc[:, 0].tolist()[2:4] == ["1.00 [1.00, 1.20]", "5.00 [4.00, 6.00]"]
+    assert defence_costs.shown(dear.assign(low=dear["time"], high=dear["time"])).iloc[3, 0] == "5.00"
     assert (found["same"] == found["time"]).all(), "none of these is trained in fp32"
     slow = found.assign(same=[1.0, 1.0, 2.5, 1.0, 1.0], same_low=[1.0, 1.0, 2.0, 1.1, 1.0])
     assert defence_costs.sentence(slow).endswith(f"of it: {label(PAGES[1])} (2.5 for 1.0).")

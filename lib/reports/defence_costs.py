@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -131,12 +132,18 @@ def _peak(setup: Setup, defence: str, photos: Images) -> float:
 def shown(found: pd.DataFrame) -> pd.DataFrame:
     """The costs as a person reads them."""
     rows = {
-        "time, × NoDef": [f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples()],
+        "time, × NoDef": [_with_range(row, 2) for row in found.itertuples()],
         "× NoDef in the same precision": [f"{value:.2f}" for value in found["same"]],
         "passes, × NoDef": [f"{value:.2f}" for value in found["expected"]],
         "peak memory, × NoDef": [f"{value:.2f}" for value in found["memory"]],
     }
     return pd.DataFrame(rows, index=pd.Index([label(name) for name in found["defence"]], name="defence"))
+
+
+def _with_range(row: Any, digits: int) -> str:
+    """The median, and the range where there were several rounds."""
+    low, middle, high = (f"{value:.{digits}f}" for value in (row.low, row.time, row.high))
+    return middle if row.low == row.high else f"{middle} [{low}, {high}]"
 
 
 def sentence(found: pd.DataFrame) -> str:
@@ -148,7 +155,7 @@ def sentence(found: pd.DataFrame) -> str:
     return (
         f"Of {len(own)} defences {cheap} stay below {CHEAP} times NoDef's time a step in every round, {over} "
         f"above, {len(own) - cheap - over} cross it; the dearest by the median is {label(dear.defence)}, "
-        f"{dear.time:.1f} times [{dear.low:.1f}, {dear.high:.1f}], by its passes {dear.expected:.1f}. "
+        f"{_with_range(dear, 1)} times, by its passes {dear.expected:.1f}. "
         f"{_beyond(own)}"
     )
 
