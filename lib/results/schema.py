@@ -236,6 +236,7 @@ def _check_values(frame: pd.DataFrame, kind: str, allow_missing: set[str]) -> No
                 "snake_case",
             )
     numbers = [c for c in ("value", "low", "high") if c in frame]
+    fractions = _each(metric, is_fraction)
     for column in numbers:
         missing = ~np.isfinite(frame[column]) & ~(metric.isin(allow_missing) & frame[column].isna())
         _refuse(
@@ -245,7 +246,7 @@ def _check_values(frame: pd.DataFrame, kind: str, allow_missing: set[str]) -> No
             column,
             "a finite number (name the metric in allow_missing if undefined)",
         )
-        outside = _each(metric, is_fraction) & ((frame[column] < 0) | (frame[column] > 1))
+        outside = fractions & ((frame[column] < 0) | (frame[column] > 1))
         _refuse(outside, frame[column], kind, column, "a fraction in [0, 1]")
     if "low" in frame:
         _refuse(frame["low"] > frame["high"], frame["low"], kind, "low", "low <= high")
